@@ -1,0 +1,59 @@
+"""Writing files so that nothing written before is ever lost: to a temporary name first, then renamed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from nas.errors import StorageError
+
+
+@contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Give a temporary path beside `path`; whatever the caller makes there, file or folder, replaces `path` at the end.
+
+    If the body fails, `path` is left as it was and the temporary is removed.
+
+    Raises:
+        StorageError: the system refused to write (no space, no permission, ...).
+    """
+    target = Path(path)
+    folder = None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        temporary = folder / target.name
+        yield temporary
+        _swap_in(temporary, target, folder)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise StorageError(f"cannot write {target}: {reason}; what was there before is unchanged") from error
+    finally:
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _swap_in(temporary: Path, target: Path, folder: Path) -> None:
+    # A non-empty folder cannot be replaced in one rename: move the old one aside first, and back if the second rename fails.
+    if not target.is_dir():
+        os.replace(temporary, target)
+        return
+    aside = folder / "previous"
+    os.replace(target, aside)
+    try:
+        os.replace(temporary, target)
+    except OSError:
+        os.replace(aside, target)
+        raise
+
+
+def write_text_atomically(path: str | os.PathLike[str], text: str) -> None:
+    """Write `text` to `path` as UTF-8: readers see the old file or the new one, never half of one."""
+    with replacing(path) as temporary, open(temporary, "w", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())

@@ -1,0 +1,19 @@
+"""Progress bars with an ETA, on stderr, silent when nobody watches."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+from tqdm import tqdm
+
+
+def track(iterable: Iterable[Any] | None = None, *, description: str, total: int | None = None) -> tqdm:
+    """Wrap `iterable` in a progress bar; without one, the bar is advanced by hand with `.update()`."""
+    return tqdm(iterable, desc=description, total=total, file=sys.stderr, disable=not sys.stderr.isatty(), leave=False)
+
+
+def say(message: str) -> None:
+    """Print a line for people to stderr without tearing a running bar."""
+    tqdm.write(message, file=sys.stderr)

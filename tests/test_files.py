@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import errno
+
+import pytest
+
+from nas._files import replacing, write_text_atomically
+from nas.errors import StorageError
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "file.txt"
+    write_text_atomically(path, "old")
+    with pytest.raises(StorageError, match=r"cannot write .*No space left on device"), replacing(path) as temporary:
+        temporary.write_text("half of the n")
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["file.txt"]
+
+
+def test_any_other_error_leaves_the_old_file_too(tmp_path):
+    path = tmp_path / "file.txt"
+    write_text_atomically(path, "old")
+    with pytest.raises(ZeroDivisionError), replacing(path) as temporary:
+        temporary.write_text("new")
+        raise ZeroDivisionError
+    assert path.read_text() == "old"
+
+
+def test_folders_are_replaced_whole(tmp_path):
+    target = tmp_path / "folder"
+    for content in ("one", "two"):
+        with replacing(target) as temporary:
+            temporary.mkdir()
+            (temporary / content).touch()
+    assert [p.name for p in target.iterdir()] == ["two"]
+    assert [p.name for p in tmp_path.iterdir()] == ["folder"]
+
+
+def test_a_folder_that_cannot_be_made_is_a_storage_error(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError):
+        write_text_atomically(tmp_path / "file" / "below", "text")
