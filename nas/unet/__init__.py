@@ -1,0 +1,36 @@
+"""Surgery on a diffusers `UNet2DConditionModel`: skipping, copying and building single blocks and whole networks.
+
+Blocks are replaced in the `ModuleList`s of their stage; no forward is patched, so diffusers' features keep working.
+"""
+
+from nas.unet._build import COPY_INITS, make_block, make_copy, make_shortcut
+from nas.unet._inputs import block_inputs, example_inputs, torch_dtype
+from nas.unet._modules import AttentionChain, ResnetChain, SkippedAttention, SkippedResnet, chain_blocks
+from nas.unet._network import make_network
+from nas.unet._places import block_of, check_unet, require_unet, set_block, slot_of
+from nas.unet._surgery import apply_architecture, module_for, own_structure, share_structure
+
+__all__ = [
+    "COPY_INITS",
+    "AttentionChain",
+    "ResnetChain",
+    "SkippedAttention",
+    "SkippedResnet",
+    "apply_architecture",
+    "block_inputs",
+    "block_of",
+    "chain_blocks",
+    "check_unet",
+    "example_inputs",
+    "make_block",
+    "make_copy",
+    "make_network",
+    "make_shortcut",
+    "module_for",
+    "own_structure",
+    "require_unet",
+    "set_block",
+    "share_structure",
+    "slot_of",
+    "torch_dtype",
+]
