@@ -1,0 +1,112 @@
+"""Measuring a table: every distinct signature once, one module in memory at a time, and the base."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from nas.architecture import Architecture, Block
+from nas.latency._bench import Bench
+from nas.latency._row import Row
+from nas.latency._timing import Timing
+from nas.latency.devices import Device, Runnable
+from nas.search_space import SearchSpace
+from nas.unet import block_inputs, example_inputs, make_block, make_network, make_shortcut, torch_dtype
+from nas.workload import Workload
+
+if TYPE_CHECKING:
+    from torch import nn
+
+# A module with its inputs.
+Subject: TypeAlias = "tuple[nn.Module, Sequence[Any], Mapping[str, Any]]"
+
+_BASE = "base"
+_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
+_MAX_INSTANCES = 64
+
+
+@dataclass(frozen=True)
+class Built:
+    """What was measured.
+
+    Attributes:
+        rows: signature -> row.
+        base: the network with every removable block skipped.
+        attention: names of the attention processors met, as diffusers calls them.
+        canary_ms: the canary's usual time.
+    """
+
+    rows: dict[str, Row]
+    base: Row
+    attention: str
+    canary_ms: float
+
+
+def build(space: SearchSpace, workload: Workload, device: Device, *, copies: bool, timing: Timing) -> Built:
+    """Measure all rows and the base of a space."""
+    bench = Bench(device, workload.precision, timing)
+    loading = _Loading(space, workload, device)
+    subjects: dict[str, Callable[[], Subject]] = {
+        _BASE: partial(random_network, space, space.empty, workload, device),
+        **dict(_subjects(space, workload, copies=copies)),
+    }
+    loaders = {name: partial(loading.load, make) for name, make in subjects.items()}
+    rows = bench.measure_all(loaders, description=f"Measuring {space.name} on {device.name}")
+    base = rows.pop(_BASE)
+    return Built(rows, base, loading.attention, round(bench.canary.usual_ms, 6))
+
+
+def random_network(space: SearchSpace, architecture: Architecture, workload: Workload, device: Device) -> Subject:
+    """A network with random weights, made where and as the device runs it, and its inputs."""
+    dtype = torch_dtype(workload.precision)
+    network = make_network(space, architecture, dtype=dtype, device=device.home, seed=0)
+    return network, (), example_inputs(space, workload, device=device.home)
+
+
+def _subjects(space: SearchSpace, workload: Workload, *, copies: bool) -> Iterator[tuple[str, Callable[[], Subject]]]:
+    for block in space.blocks:
+        yield block.signature(workload), partial(_block, block, workload)
+        if shortcut := block.shortcut_signature(workload):
+            yield shortcut, partial(_shortcut, block, workload)
+        if copies:
+            yield block.signature(workload, copy=True), partial(_block, block, workload, copy=True)
+
+
+def _block(block: Block, workload: Workload, *, copy: bool = False) -> Subject:
+    return make_block(block, copy=copy), *block_inputs(block, workload, copy=copy)
+
+
+def _shortcut(block: Block, workload: Workload) -> Subject:
+    (hidden_states, *_), _ = block_inputs(block, workload)
+    return make_shortcut(block), (hidden_states,), {}
+
+
+class _Loading:
+    """Puts modules of one space on a device, and notes which attention they use."""
+
+    def __init__(self, space: SearchSpace, workload: Workload, device: Device) -> None:
+        self._space, self._workload, self._device = space, workload, device
+        self._processors: set[str] = set()
+
+    def load(self, make: Callable[[], Subject]) -> Runnable:
+        """Make a module and load it."""
+        module, args, kwargs = make()
+        self._processors |= {type(part.processor).__name__ for part in module.modules() if hasattr(part, "processor")}
+        instances = self._instances(module)
+        return self._device.load(module, args, kwargs, precision=self._workload.precision, instances=instances)
+
+    @property
+    def attention(self) -> str:
+        """The attention processors met."""
+        return ", ".join(sorted(self._processors)) or "none"
+
+    def _instances(self, module: nn.Module) -> int:
+        # Weights come from memory in the network if the network's weights as a whole do not fit into the cache: as many
+        # instances as have together the weights of the network, or as empty any cache, whichever is less.
+        size = _BYTES[self._workload.precision]
+        own = size * sum(parameter.numel() for parameter in module.parameters())
+        wanted = min(self._device.working_set_mb * 2**20, size * self._space.parameters)
+        needed = -(-wanted // own) if own else 1
+        return int(max(self._device.min_instances, min(needed, _MAX_INSTANCES)))

@@ -1,0 +1,148 @@
+"""Whole networks, measured end to end under a table's conditions."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from nas.architecture import Architecture
+from nas.errors import ModelError, TableError
+from nas.latency._bench import Bench
+from nas.latency._row import Row
+from nas.latency._timing import Timing
+from nas.latency._validation import Pair, Validation
+from nas.latency.devices import Device, Runnable, get_device
+from nas.search_space import SearchSpace
+from nas.workload import Workload
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from nas.latency._table import LatencyTable
+
+
+def measure_network_ms(
+    unet: nn.Module,
+    table_or_workload: LatencyTable | Workload,
+    *,
+    device: str | Device | None = None,
+    timing: Timing | None = None,
+) -> Row:
+    """Measure a network end to end, as a table's rows were measured.
+
+    Args:
+        unet: any diffusers `UNet2DConditionModel`, an `EvolvedUNet` or a supernet's candidate. It is left as it is.
+        table_or_workload: a table says workload, device and threads; with a workload alone, `device` says where.
+        device: name or device; the table's own, or "torch-cpu", when None.
+        timing: how long to measure.
+
+    Returns:
+        the time of one forward pass.
+
+    Raises:
+        DeviceError: the device is not here or cannot run the network.
+        ModelError: `unet` is not a UNet.
+    """
+    space = _space_of(unet)
+    if isinstance(table_or_workload, Workload):
+        workload, device = table_or_workload, as_device(device or "torch-cpu")
+    else:
+        workload = table_or_workload.workload
+        device = as_device(device) if device else device_of(table_or_workload)
+    bench = Bench(device, workload.precision, timing or Timing())
+    loaders = {"the network": partial(_load, space, workload, device, lambda: unet)}
+    return bench.measure_all(loaders, description="Measuring a network")["the network"]
+
+
+def as_device(device: str | Device, *, threads: int | None = None) -> Device:
+    """A device from a name, or as it is."""
+    return get_device(device, threads=threads) if isinstance(device, str) else device
+
+
+def device_of(table: LatencyTable) -> Device:
+    """The device a table was measured on, with as many threads.
+
+    Raises:
+        DeviceError: it is not on this machine.
+    """
+    threads = table.provenance.get("threads")
+    return get_device(table.device, threads=threads if isinstance(threads, int) else None)
+
+
+def _load(space: SearchSpace, workload: Workload, device: Device, make: Callable[[], nn.Module]) -> Runnable:
+    from nas.unet import example_inputs
+
+    inputs = example_inputs(space, workload, device=device.home)
+    return device.load(make(), (), inputs, precision=workload.precision)
+
+
+def _space_of(unet: nn.Module) -> SearchSpace:
+    # Only the config decides the inputs, and that of an evolved network is its origin's and two fields more.
+    try:
+        config: dict[str, Any] = {**unet.config}
+    except (AttributeError, TypeError) as error:
+        raise ModelError(f"cannot measure a {type(unet).__name__}: it has no config of a diffusers UNet") from error
+    return SearchSpace.from_config({k: v for k, v in config.items() if k not in ("architecture", "space_name")})
+
+
+def validate(
+    table: LatencyTable, unet: nn.Module | None, *, networks: int, seed: int, device: Device, timing: Timing
+) -> Validation:
+    """Measure random networks of the table's space end to end beside what the table predicts.
+
+    Args:
+        table: what is to be validated.
+        unet: whose weights to use, without copying them; random weights, one network at a time in memory, when None.
+        networks: how many.
+        seed: of the random architectures.
+        device: where to measure.
+        timing: how long.
+
+    Raises:
+        TableError: `networks` is not a whole number of at least 1.
+    """
+    if isinstance(networks, bool) or not isinstance(networks, int) or networks < 1:
+        raise TableError(f"networks is {networks!r}; it must be a whole number of at least 1")
+    bench = Bench(device, table.workload.precision, timing)
+    held_out = {f"network {i}": a for i, a in enumerate(distinct_architectures(table.space, networks, seed), start=1)}
+    loaders = {
+        name: partial(_load, table.space, table.workload, device, partial(_network, table, unet, architecture, device))
+        for name, architecture in held_out.items()
+    }
+    rows = bench.measure_all(loaders, description="Validating on whole networks")
+    return Validation(tuple(_pair(table, held_out[name], row) for name, row in rows.items()), seed, now())
+
+
+def _pair(table: LatencyTable, architecture: Architecture, row: Row) -> Pair:
+    return Pair(str(architecture), round(table.latency_ms(architecture), 6), row.median_ms, row.drift)
+
+
+def distinct_architectures(space: SearchSpace, count: int, seed: int) -> Iterator[Architecture]:
+    """Random architectures without repetition (as far as a small space allows), neither full nor empty."""
+    rng = random.Random(seed)
+    seen = {space.full, space.empty}
+    for _ in range(count):
+        candidates = (space.sample(rng) for _ in range(100))
+        architecture = next((c for c in candidates if c not in seen), None) or space.sample(rng)
+        seen.add(architecture)
+        yield architecture
+
+
+def now() -> str:
+    """The time as tables write it: UTC, ISO 8601, to the second."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _network(table: LatencyTable, unet: nn.Module | None, architecture: Architecture, device: Device) -> nn.Module:
+    if unet is None:
+        from nas.latency._building import random_network
+
+        return random_network(table.space, architecture, table.workload, device)[0]
+    from nas.unet import apply_architecture, share_structure
+
+    network = share_structure(unet)
+    apply_architecture(network, table.space, architecture)
+    return network

@@ -1,0 +1,41 @@
+"""One measurement."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from nas.errors import TableError
+
+
+@dataclass(frozen=True)
+class Row:
+    """A measured latency.
+
+    Attributes:
+        median_ms: median over the samples, in ms.
+        spread_ms: their interquartile range, in ms.
+        count: timed executions.
+        drift: how far the canary (a small fixed workload timed just before and after) was from its usual time, as a
+            signed fraction: 0.03 says that the machine was 3 % slower than usual.
+
+    Raises:
+        TableError: a time that no clock can have shown.
+    """
+
+    median_ms: float
+    spread_ms: float
+    count: int
+    drift: float = 0.0
+
+    def __post_init__(self) -> None:
+        _require_number("median_ms", self.median_ms, self.median_ms > 0, "more than 0")
+        _require_number("spread_ms", self.spread_ms, self.spread_ms >= 0, "0 or more")
+        _require_number("drift", self.drift, self.drift > -1, "more than -1")
+        if isinstance(self.count, bool) or not isinstance(self.count, int) or self.count < 1:
+            raise TableError(f"count is {self.count!r}; it must be a whole number of at least 1")
+
+
+def _require_number(name: str, value: float, in_range: bool, expected: str) -> None:
+    if isinstance(value, bool) or not math.isfinite(value) or not in_range:
+        raise TableError(f"{name} is {value!r}; it must be a finite number, {expected}")

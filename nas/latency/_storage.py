@@ -1,0 +1,212 @@
+"""Tables as YAML: readable, checked field by field on the way in."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from nas._files import write_text_atomically
+from nas.architecture import Architecture
+from nas.errors import NasError, TableError
+from nas.latency._row import Row
+from nas.latency._validation import Pair, Validation
+from nas.resources import latency_tables_dir
+from nas.search_space import SearchSpace
+from nas.workload import Workload
+
+if TYPE_CHECKING:
+    from nas.latency._table import LatencyTable
+
+SCHEMA = 1
+_FIELDS = ("schema", "name", "device", "workload", "provenance", "base", "rows", "validation", "space")
+
+
+# Writing.
+
+
+def save_table(table: LatencyTable, path: str | os.PathLike[str]) -> None:
+    """Write `path` in one step: what was there before stays until the new file is complete."""
+    write_text_atomically(path, dump(to_dict(table)))
+
+
+def to_dict(table: LatencyTable) -> dict[str, Any]:
+    """A table as plain data."""
+    rows = [{"signature": name, **vars(row)} for name, row in sorted(table.rows.items())]
+    return {
+        "schema": SCHEMA,
+        "name": table.name,
+        "device": table.device,
+        "workload": vars(table.workload).copy(),
+        "provenance": dict(table.provenance),
+        "base": vars(table.base).copy(),
+        "rows": rows,
+        "validation": table.validation.to_dict() if table.validation else None,
+        "space": table.space.to_dict(),
+    }
+
+
+def dump(data: Mapping[str, Any]) -> str:
+    """YAML with one line a row, so that a table can be read and compared line by line."""
+    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, width=2000, allow_unicode=True)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Flat mappings inside a list on a line of their own, everything else in blocks."""
+
+    def represent_sequence(self, tag: str, sequence: Any, flow_style: bool | None = None) -> yaml.Node:
+        items = list(sequence)
+        node = super().represent_sequence(tag, items, flow_style=all(_is_scalar(item) for item in items))
+        for child, item in zip(node.value, items, strict=True):
+            if isinstance(item, Mapping):
+                child.flow_style = True
+        return node
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _is_scalar(value: Any) -> bool:
+    return not isinstance(value, Mapping | list | tuple)
+
+
+# Reading.
+
+
+def load_table(path_or_name: str | os.PathLike[str]) -> dict[str, Any]:
+    """The fields of a `LatencyTable` from a file or a bundled table.
+
+    Raises:
+        TableError: no such table, or something in it is wrong; the message names file and field.
+    """
+    path = find_table(path_or_name)
+    try:
+        return from_dict(_read_yaml(path))
+    except NasError as error:
+        raise TableError(f"{path}: {error}") from error
+
+
+def find_table(path_or_name: str | os.PathLike[str]) -> Path:
+    """The file of a bundled table, or the path itself if there is a file.
+
+    Raises:
+        TableError: neither.
+    """
+    folder = latency_tables_dir()
+    for path in (Path(path_or_name), folder / f"{path_or_name}.yaml"):
+        if path.is_file():
+            return path
+    known = ", ".join(sorted(file.stem for file in folder.glob("*.yaml"))) or "none"
+    raise TableError(f"no latency table {str(path_or_name)!r}: give a YAML file or a bundled table (there is {known})")
+
+
+def from_dict(data: Any) -> dict[str, Any]:
+    """The inverse of `to_dict`, as keyword arguments of `LatencyTable`; checks everything but the sums.
+
+    Raises:
+        TableError: a field is missing, unknown or wrong.
+    """
+    if not isinstance(data, Mapping):
+        raise TableError("a latency table must be a mapping of fields")
+    if data.get("schema") != SCHEMA:
+        raise TableError(f"schema is {data.get('schema')!r}; this version of nas reads schema {SCHEMA}")
+    _require_fields("the table", data, _FIELDS)
+    provenance = _provenance(data["provenance"])
+    if data["device"] != provenance["device"]:
+        raise TableError(f"device is {data['device']!r} but provenance.device is {provenance['device']!r}")
+    return {
+        "space": SearchSpace.from_dict(data["space"]),
+        "workload": _made(Workload, "workload", data["workload"]),
+        "rows": _rows(data["rows"]),
+        "base": _made(Row, "base", data["base"]),
+        "provenance": provenance,
+        "validation": None if data["validation"] is None else _validation(data["validation"]),
+    }
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that stands twice in a mapping, of which YAML would silently keep the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if str(key) in seen:
+                raise TableError(f"the field {key!r} stands twice (line {key_node.start_mark.line + 1})")
+            seen.add(str(key))
+        return super().construct_mapping(node, deep)
+
+
+def _read_yaml(path: Path) -> Any:
+    try:
+        with open(path, encoding="utf-8") as stream:
+            return yaml.load(stream, Loader=_Loader)
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
+        raise TableError(f"this is not readable YAML: {' '.join(str(error).split())}") from error
+    except OSError as error:
+        raise TableError(f"the file cannot be read: {error.strerror}") from error
+
+
+def _require_fields(where: str, data: Any, names: tuple[str, ...]) -> None:
+    if not isinstance(data, Mapping):
+        raise TableError(f"{where} is {type(data).__name__} where a mapping of fields is expected")
+    if missing := [name for name in names if name not in data]:
+        raise TableError(f"{where} lacks the field {missing[0]!r}")
+    if unknown := [name for name in data if name not in names]:
+        raise TableError(f"{where} has the unknown field {unknown[0]!r}")
+
+
+def _made(kind: type, where: str, data: Any) -> Any:
+    # A dataclass from its fields; whatever is wrong with one is reported under its name.
+    _require_fields(where, data, tuple(entry.name for entry in fields(kind)))
+    try:
+        return kind(**data)
+    except TableError as error:
+        raise TableError(f"{where}.{error}") from error
+    except TypeError as error:
+        raise TableError(f"{where} holds something that is not a number: {dict(data)}") from error
+
+
+def _rows(data: Any) -> dict[str, Row]:
+    if not isinstance(data, list):
+        raise TableError("rows must be a list")
+    rows: dict[str, Row] = {}
+    for index, entry in enumerate(data):
+        where = f"rows[{index}]"
+        if not isinstance(entry, Mapping) or not isinstance(entry.get("signature"), str):
+            raise TableError(f"{where} has no signature")
+        signature = entry["signature"]
+        if signature in rows:
+            raise TableError(f"{where} repeats the signature {signature!r}")
+        rest = {name: value for name, value in entry.items() if name != "signature"}
+        rows[signature] = _made(Row, f"{where} ({signature})", rest)
+    return rows
+
+
+def _provenance(data: Any) -> dict[str, Any]:
+    if not isinstance(data, Mapping) or not isinstance(data.get("device"), str):
+        raise TableError("provenance must be a mapping that names the device")
+    if wrong := [name for name, value in data.items() if not isinstance(value, str | int | float)]:
+        raise TableError(f"provenance.{wrong[0]} must be text or a number")
+    return dict(data)
+
+
+def _validation(data: Any) -> Validation:
+    _require_fields("validation", data, (*_SUMMARY, "seed", "date", "pairs"))
+    if not isinstance(data["pairs"], list):
+        raise TableError("validation.pairs must be a list")
+    pairs = tuple(_made(Pair, f"validation.pairs[{index}]", entry) for index, entry in enumerate(data["pairs"]))
+    for pair in pairs:
+        Architecture.parse(pair.architecture)
+    validation = Validation(pairs, data["seed"], str(data["date"]))
+    for name, value in validation.summary().items():
+        if not isinstance(data[name], int | float) or abs(data[name] - value) > 1e-5:
+            raise TableError(f"validation.{name} is {data[name]!r}, but its pairs give {value!r}")
+    return validation
+
+
+_SUMMARY = ("networks", "mean_error", "worst_error", "within_5", "within_10", "spearman")

@@ -1,0 +1,267 @@
+"""The lookup table: what a search believes about a device."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from nas.architecture import Architecture, Block
+from nas.errors import TableError
+from nas.latency import _storage
+from nas.latency._network import as_device, device_of, now, validate
+from nas.latency._prediction import Costs, counts_of, saving_ms
+from nas.latency._row import Row
+from nas.latency._timing import Timing
+from nas.latency._validation import Validation
+from nas.latency.devices._machine import versions
+from nas.search_space import SearchSpace
+from nas.workload import Workload
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from diffusers import UNet2DConditionModel
+
+    from nas.latency._building import Built
+    from nas.latency.devices import Device
+
+_BEST_WITH = "measure one with nas.LatencyTable.measure or `nas lut build`"
+
+
+@dataclass
+class LatencyTable:
+    """Measured latencies of a search space's blocks on one device, for one workload.
+
+    A network's latency is `base_ms`, plus the row of every block that runs less the row of the shortcut that its
+    skipping would leave, plus the row of every copy.
+
+    Attributes:
+        space: the search space.
+        workload: batch, latent size, context length, precision.
+        rows: signature -> row; signatures as of `Block.signature` and `Block.shortcut_signature`.
+        base: the network with every block skipped that may be, end to end.
+        provenance: device, hardware, versions, threads, date and whatever else decided the speed.
+        validation: the table's error on networks it has not seen, once `validate` ran.
+
+    Raises:
+        TableError: rows are missing, or the base is above the whole network.
+    """
+
+    schema: ClassVar[int] = _storage.SCHEMA
+
+    space: SearchSpace
+    workload: Workload
+    rows: Mapping[str, Row]
+    base: Row
+    provenance: Mapping[str, str | int | float]
+    validation: Validation | None = field(default=None)
+
+    def __post_init__(self) -> None:
+        if "device" not in self.provenance:
+            raise TableError("provenance lacks the device")
+        full_ms = self.latency_ms(self.space.full)
+        if full_ms < self.base_ms:
+            raise TableError(f"base is {self.base_ms} ms, above the whole network's {full_ms:.6g} ms; {_BEST_WITH}")
+
+    # Where a table comes from.
+
+    @classmethod
+    def measure(
+        cls,
+        space: SearchSpace,
+        *,
+        device: str | Device = "torch-cpu",
+        batch_size: int = 2,
+        height: int | None = None,
+        width: int | None = None,
+        context_length: int | None = None,
+        precision: str = "fp32",
+        threads: int | None = None,
+        copies: bool = True,
+        timing: Timing | None = None,
+    ) -> LatencyTable:
+        """Measure a table on this machine, with random weights: latency does not depend on them.
+
+        Args:
+            space: whose blocks to measure.
+            device: "torch-cpu", "torch-cuda", "torch-mps", or a device of your own.
+            batch_size: samples a forward pass; 2 is one picture under classifier-free guidance.
+            height: rows of the latent; the space's own when None.
+            width: columns of the latent; the space's own when None.
+            context_length: tokens of the text; the space's own when None.
+            precision: "fp32", "fp16" or "bf16".
+            threads: CPU threads; as torch is set when None.
+            copies: also measure what copies of blocks cost.
+            timing: how long to measure.
+
+        Raises:
+            DeviceError: the device is not here, or cannot run a block.
+            TableError: the workload makes no sense.
+        """
+        from nas.latency._building import build
+
+        size = {"height": height, "width": width, "context_length": context_length}
+        workload = Workload.of(space, batch_size=batch_size, precision=precision, **size)
+        device = as_device(device, threads=threads)
+        built = build(space, workload, device, copies=copies, timing=timing or Timing())
+        provenance = _provenance(device, workload, built)
+        return cls(space, workload, built.rows, built.base, provenance)
+
+    @classmethod
+    def load(cls, path_or_name: str | os.PathLike[str]) -> LatencyTable:
+        """Read a table from a YAML file, or a bundled one by name.
+
+        Raises:
+            TableError: there is no such table, or it is damaged; the message names file and field.
+        """
+        fields = _storage.load_table(path_or_name)
+        try:
+            return cls(**fields)
+        except TableError as error:
+            raise TableError(f"{path_or_name}: {error}") from error
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the table, validation included, as YAML; a file already there is replaced in one step.
+
+        Raises:
+            StorageError: the system refuses to write.
+        """
+        _storage.save_table(self, path)
+
+    # What it says.
+
+    @property
+    def name(self) -> str:
+        """For people: "sd15 on torch-cpu"."""
+        return f"{self.space.name} on {self.device}"
+
+    @property
+    def device(self) -> str:
+        """The name of the device it was measured on."""
+        return str(self.provenance["device"])
+
+    @property
+    def base_ms(self) -> float:
+        """Latency of the network with every block skipped that may be: nothing can be faster."""
+        return self.base.median_ms
+
+    def latency_ms(self, architecture: Architecture) -> float:
+        """Predicted latency of one network.
+
+        Raises:
+            ArchitectureError: it is of another space.
+            TableError: it has copies, and those were not measured.
+        """
+        return float(self.latencies_ms([architecture])[0])
+
+    def latencies_ms(self, architectures: Iterable[Architecture] | np.ndarray) -> np.ndarray:
+        """Predicted latencies, [n].
+
+        Args:
+            architectures: architectures, or the runs of every place in network order as whole numbers [n x p].
+
+        Raises:
+            ArchitectureError: one is of another space.
+            TableError: one has copies that were not measured, or the matrix is not one of runs.
+        """
+        return self.base_ms + self._costs.sum_ms(counts_of(self.space, architectures))
+
+    def block_ms(self, block: Block | str) -> float:
+        """What removing the block saves: its row, less that of the shortcut that stays."""
+        return saving_ms(self.space.block(str(block)), self.workload, self.rows)
+
+    def copy_ms(self, block: Block | str) -> float:
+        """What one copy of the block adds.
+
+        Raises:
+            TableError: copies were not measured.
+        """
+        signature = self.space.block(str(block)).signature(self.workload, copy=True)
+        if signature not in self.rows:
+            raise TableError(f"the table has no row {signature!r}; {_BEST_WITH}, copies=True")
+        return self.rows[signature].median_ms
+
+    def to_frame(self) -> pd.DataFrame:
+        """One line a row, the base first; `blocks` says how many blocks of the full network have that signature."""
+        import pandas as pd
+
+        found = [_line("base", "base", self.base, 1)]
+        signatures = [block.signature(self.workload) for block in self.space.blocks]
+        signatures += [block.shortcut_signature(self.workload) for block in self.space.blocks]
+        for name, row in sorted(self.rows.items()):
+            found.append(_line(name, name.partition(" ")[0], row, signatures.count(name)))
+        return pd.DataFrame(found)
+
+    # Whether to believe it.
+
+    def require(self, workload: Workload | None = None, **wanted: int | str) -> None:
+        """Refuse to be used for another workload than it was measured for.
+
+        Args:
+            workload: what is asked for, or
+            **wanted: some of its fields: batch_size, height, width, context_length, precision.
+
+        Raises:
+            TableError: names the first field that differs.
+        """
+        known = vars(self.workload)
+        asked = {**(vars(workload) if workload else {}), **wanted}
+        if unknown := [name for name in asked if name not in known]:
+            raise TableError(f"{unknown[0]!r} is no field of a workload; there are {', '.join(known)}")
+        for name, value in asked.items():
+            if known[name] != value:
+                raise TableError(
+                    f"the table {self.name!r} was measured with {name} {known[name]}, not {value} "
+                    f"({self.workload.describe()}); {_BEST_WITH} for {name} {value}"
+                )
+
+    def validate(
+        self,
+        unet: UNet2DConditionModel | None = None,
+        *,
+        networks: int = 20,
+        seed: int = 0,
+        device: str | Device | None = None,
+        timing: Timing | None = None,
+    ) -> Validation:
+        """Measure random networks end to end and keep the table's error on them in `validation`.
+
+        Args:
+            unet: whose weights to use (none is copied or changed); random ones, a network at a time, when None.
+            networks: how many.
+            seed: of the random architectures.
+            device: where to measure; the table's own device when None.
+            timing: how long to measure.
+
+        Raises:
+            DeviceError: the device is not on this machine.
+        """
+        chosen = device_of(self) if device is None else as_device(device)
+        timing = timing or Timing()
+        self.validation = validate(self, unet, networks=networks, seed=seed, device=chosen, timing=timing)
+        return self.validation
+
+    @cached_property
+    def _costs(self) -> Costs:
+        return Costs.of(self.space, self.workload, self.rows)
+
+
+def _provenance(device: Device, workload: Workload, built: Built) -> dict[str, str | int | float]:
+    return {
+        **device.provenance(),
+        **versions("nas"),
+        "attention": built.attention,
+        "precision": workload.precision,
+        "batch_size": workload.batch_size,
+        "resolution": f"{workload.height}x{workload.width}",
+        "canary_ms": built.canary_ms,
+        "date": now(),
+    }
+
+
+def _line(name: str, kind: str, row: Row, blocks: int) -> dict[str, str | int | float]:
+    return {"signature": name, "kind": kind, "blocks": blocks, **vars(row)}

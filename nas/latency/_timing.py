@@ -1,0 +1,162 @@
+"""The measuring loop that all devices share: warm up, repeat until the median is settled, watch the machine's drift.
+
+A sample is the mean over as many executions as fill `sample_ms`: a network's forward pass averages over the short
+hiccups of a machine, and so must the samples of a block that is a hundred times shorter, or their median would leave
+out what the network's latency contains.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from nas.latency._row import Row
+
+if TYPE_CHECKING:
+    from nas.latency.devices import Device, Runnable
+
+# The standard error of a median is 1.2533 sigma / sqrt(n), and a normal distribution's interquartile range 1.349 sigma.
+_ERROR_OF_MEDIAN = 1.2533 / 1.349
+# In ms a nanosecond is the sixth decimal; more would be noise in the files.
+_DECIMALS = 6
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How long to measure. The defaults build Stable Diffusion v1.5's table on two slow cores in a few minutes.
+
+    Attributes:
+        min_repeats: samples taken at least (two will do once they took four times `max_seconds`).
+        max_repeats: samples taken at most.
+        min_seconds: time spent at least.
+        max_seconds: time after which no further sample is taken.
+        target_error: standard error of the median, as a fraction of it, at which it counts as settled.
+        sample_ms: executions are averaged until they fill this time.
+        warm_up_ms: executions before the first sample, at least one.
+        max_drift: a measurement is repeated if the canary moved by more than this fraction.
+        retries: how often at most it is repeated at once; what is left is tried once more at the end.
+        canary_repeats: executions of the canary in one reading, of which the median counts.
+    """
+
+    min_repeats: int = 3
+    max_repeats: int = 1000
+    min_seconds: float = 0.2
+    max_seconds: float = 3.0
+    target_error: float = 0.005
+    sample_ms: float = 20.0
+    warm_up_ms: float = 50.0
+    max_drift: float = 0.05
+    retries: int = 1
+    canary_repeats: int = 7
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Samples of one runnable, with the canary's time before and after.
+
+    Attributes:
+        row: the samples' statistics; its drift is not filled in yet.
+        before_ms: the canary just before.
+        after_ms: the canary just after.
+    """
+
+    row: Row
+    before_ms: float
+    after_ms: float
+
+    def drift(self, reference_ms: float) -> float:
+        """The canary's larger deviation from its usual time, signed, as a fraction."""
+        return max((time / reference_ms - 1 for time in (self.before_ms, self.after_ms)), key=abs)
+
+    def against(self, reference_ms: float) -> Row:
+        """The row with its drift against the canary's usual time."""
+        return replace(self.row, drift=round(self.drift(reference_ms), _DECIMALS))
+
+
+class Canary:
+    """A small fixed workload whose time shows whether the machine is as fast as it was.
+
+    Args:
+        device: where it runs.
+        precision: as of the table.
+        repeats: executions in one reading.
+    """
+
+    def __init__(self, device: Device, precision: str, *, repeats: int = 7) -> None:
+        self._runnable, self._repeats = _canary_on(device, precision), repeats
+        self._runnable.run_ms()
+        self._readings: list[float] = []
+
+    def read_ms(self) -> float:
+        """Time it now."""
+        self._readings.append(statistics.median(self._runnable.run_ms() for _ in range(self._repeats)))
+        return self._readings[-1]
+
+    @property
+    def usual_ms(self) -> float:
+        """The median of all readings so far: what the machine mostly does, whether it was idle at first or not."""
+        return statistics.median(self._readings)
+
+
+def _canary_on(device: Device, precision: str) -> Runnable:
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        module = torch.nn.Conv2d(64, 64, 3, padding=1)
+        return device.load(module, (torch.randn(2, 64, 32, 32),), {}, precision=precision)
+
+
+def measure(runnable: Runnable, canary: Canary, timing: Timing) -> Measurement:
+    """Measure until the canary stays put, or `timing.retries` are used up; the steadiest attempt counts."""
+    attempts: list[Measurement] = []
+    while len(attempts) <= timing.retries:
+        before_ms = canary.read_ms()
+        row = sample(runnable.run_ms, timing)
+        attempts.append(Measurement(row, before_ms, canary.read_ms()))
+        if abs(attempts[-1].drift(canary.usual_ms)) <= timing.max_drift:
+            break
+    return steadiest(attempts, canary)
+
+
+def steadiest(attempts: list[Measurement], canary: Canary) -> Measurement:
+    """The attempt during which the canary was nearest to its usual time."""
+    return min(attempts, key=lambda attempt: abs(attempt.drift(canary.usual_ms)))
+
+
+def sample(run_ms: Callable[[], float], timing: Timing) -> Row:
+    """Warm up, then sample until the median is settled or the time is up."""
+    _fill(run_ms, timing.warm_up_ms)
+    samples: list[float] = []
+    count, spent_ms = 0, 0.0
+    while not _enough(samples, spent_ms / 1000, timing):
+        total_ms, runs = _fill(run_ms, timing.sample_ms)
+        samples.append(total_ms / runs)
+        count, spent_ms = count + runs, spent_ms + total_ms
+    low, median, high = np.percentile(samples, (25, 50, 75)).tolist()
+    return Row(round(median, _DECIMALS), round(high - low, _DECIMALS), count)
+
+
+def _fill(run_ms: Callable[[], float], wanted_ms: float) -> tuple[float, int]:
+    # Time spent and executions made: as many as fill the time, at least one.
+    total_ms, runs = run_ms(), 1
+    while total_ms < wanted_ms:
+        total_ms, runs = total_ms + run_ms(), runs + 1
+    return total_ms, runs
+
+
+def _enough(samples: list[float], seconds: float, timing: Timing) -> bool:
+    if len(samples) < timing.min_repeats:
+        return len(samples) >= 2 and seconds >= 4 * timing.max_seconds
+    if seconds >= timing.max_seconds or len(samples) >= timing.max_repeats:
+        return True
+    return seconds >= timing.min_seconds and _relative_error(samples) <= timing.target_error
+
+
+def _relative_error(samples: list[float]) -> float:
+    low, median, high = np.percentile(samples, (25, 50, 75)).tolist()
+    return _ERROR_OF_MEDIAN * (high - low) / (median * len(samples) ** 0.5)

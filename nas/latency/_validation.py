@@ -1,0 +1,108 @@
+"""How well a table predicts networks that it has not seen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.stats import rankdata
+
+from nas.errors import TableError
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One held-out network.
+
+    Attributes:
+        architecture: as text, for `nas.Architecture.parse`.
+        predicted_ms: by the table.
+        measured_ms: end to end, median.
+        drift: how far the canary was from its usual time meanwhile, a signed fraction.
+    """
+
+    architecture: str
+    predicted_ms: float
+    measured_ms: float
+    drift: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("predicted_ms", "measured_ms"):
+            value = getattr(self, name)
+            if not (np.isfinite(value) and value > 0):
+                raise TableError(f"{name} is {value!r}; it must be a finite number, more than 0")
+
+    @property
+    def error(self) -> float:
+        """(predicted - measured) / measured."""
+        return self.predicted_ms / self.measured_ms - 1
+
+
+@dataclass(frozen=True)
+class Validation:
+    """A table's error on random networks, measured end to end. All errors are fractions.
+
+    Attributes:
+        pairs: the networks, predicted and measured.
+        seed: of the random architectures.
+        date: when it was measured, UTC, ISO 8601.
+    """
+
+    pairs: tuple[Pair, ...]
+    seed: int = 0
+    date: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.pairs:
+            raise TableError("a validation needs at least one network")
+
+    @property
+    def errors(self) -> np.ndarray:
+        """(predicted - measured) / measured of each network, [n]."""
+        return np.array([pair.error for pair in self.pairs])
+
+    @property
+    def mean_error(self) -> float:
+        """Mean of the absolute errors."""
+        return float(np.abs(self.errors).mean())
+
+    @property
+    def worst_error(self) -> float:
+        """Largest absolute error."""
+        return float(np.abs(self.errors).max())
+
+    @property
+    def within_5(self) -> float:
+        """Share of the networks predicted within 5 %."""
+        return float((np.abs(self.errors) <= 0.05).mean())
+
+    @property
+    def within_10(self) -> float:
+        """Share of the networks predicted within 10 %."""
+        return float((np.abs(self.errors) <= 0.10).mean())
+
+    @property
+    def spearman(self) -> float:
+        """Rank correlation of predicted and measured; 0 where all of either are equal, so that nothing is ranked."""
+        predicted = rankdata([pair.predicted_ms for pair in self.pairs])
+        measured = rankdata([pair.measured_ms for pair in self.pairs])
+        if np.ptp(predicted) == 0 or np.ptp(measured) == 0:
+            return 0.0
+        return float(np.corrcoef(predicted, measured)[0, 1])
+
+    def summary(self) -> dict[str, float | int]:
+        """The figures by name, plain numbers."""
+        names = ("mean_error", "worst_error", "within_5", "within_10", "spearman")
+        return {"networks": len(self.pairs), **{name: round(getattr(self, name), 6) for name in names}}
+
+    def repredicted(self, predict_ms: Callable[[Pair], float]) -> Validation:
+        """The same networks and measurements under another prediction, to compare the two."""
+        pairs = tuple(Pair(p.architecture, predict_ms(p), p.measured_ms, p.drift) for p in self.pairs)
+        return Validation(pairs, self.seed, self.date)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data: the figures for readers, then the pairs from which they are computed."""
+        pairs = [vars(pair).copy() for pair in self.pairs]
+        return {**self.summary(), "seed": self.seed, "date": self.date, "pairs": pairs}

@@ -1,0 +1,62 @@
+"""The protocol that every device follows; `nas.latency.testing` checks it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class Runnable(Protocol):
+    """A module with its inputs, ready on a device."""
+
+    def run_ms(self) -> float:
+        """Execute once and wait for the end; the time of one execution in ms."""
+        ...
+
+
+class Device(Protocol):
+    """A runtime on a piece of hardware.
+
+    Attributes:
+        name: for `get_device` and for the table, such as "torch-cpu".
+        home: the torch device on which modules for it are best made.
+        working_set_mb: weights that it takes to empty the caches. Inside a network a block finds its weights in memory,
+            because the other blocks ran since it ran last; timed alone in a loop it would find them in cache. So a
+            block smaller than this is timed as several instances with weights of their own, run in turn.
+        min_instances: instances to ask for even of large blocks (queues that run ahead need a few to fill).
+    """
+
+    name: str
+    home: str
+    working_set_mb: float
+    min_instances: int
+
+    def provenance(self) -> dict[str, str | int | float]:
+        """All that decides the speed, as plain scalars: "device" (the name), "hardware", "os", versions, threads."""
+        ...
+
+    def load(
+        self,
+        module: nn.Module,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        *,
+        precision: str,
+        instances: int = 1,
+    ) -> Runnable:
+        """Make a module ready to run; the caller's module is left as it is.
+
+        Args:
+            module: takes `module(*args, **kwargs)`.
+            args: positional inputs; floating tensors are cast to the precision.
+            kwargs: inputs by name, likewise.
+            precision: "fp32", "fp16" or "bf16".
+            instances: independent copies of the weights through which the executions go in turn.
+
+        Raises:
+            nas.errors.DeviceError: the precision is unknown, or the device cannot run the module.
+        """
+        ...

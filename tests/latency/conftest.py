@@ -1,0 +1,28 @@
+from __future__ import annotations
+
+import pytest
+
+from nas import LatencyTable, SearchSpace
+from nas.latency import Timing
+from nas.latency.devices import Device, get_device
+from nas.latency.testing import FakeDevice
+
+
+@pytest.fixture(scope="session")
+def fake_table(tiny_space: SearchSpace) -> LatencyTable:
+    """On a device whose latencies add up exactly. Tests that change it take a copy."""
+    return LatencyTable.measure(tiny_space, device=FakeDevice(), batch_size=2)
+
+
+@pytest.fixture(scope="session")
+def quick() -> Timing:
+    """One execution a row."""
+    return Timing(
+        min_repeats=1, max_repeats=1, sample_ms=0, warm_up_ms=0, retries=0, max_drift=float("inf"), canary_repeats=1
+    )
+
+
+@pytest.fixture
+def one_thread() -> Device:
+    """The CPU, with one thread: several would wait for each other while other tests run beside."""
+    return get_device("torch-cpu", threads=1)

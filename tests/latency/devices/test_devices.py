@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+from nas.errors import DeviceError
+from nas.latency.devices import Device, device_names, get_device
+from nas.latency.devices._machine import cpu_model, machine, versions
+from nas.latency.testing import DEVICE_CHECKS, FakeDevice
+
+DEVICES: dict[str, Callable[[], Device]] = {"torch-cpu": lambda: get_device("torch-cpu", threads=1), "fake": FakeDevice}
+
+
+@pytest.mark.parametrize("check", DEVICE_CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("name", DEVICES)
+def test_conformance(name: str, check: Callable[[Device], None]) -> None:
+    check(DEVICES[name]())
+
+
+@pytest.mark.parametrize("check", DEVICE_CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("name", ["torch-cuda", "torch-mps"])
+def test_conformance_of_accelerators(name: str, check: Callable[[Device], None]) -> None:
+    try:
+        device = get_device(name)
+    except DeviceError:
+        pytest.skip(f"{name} is not here")
+    check(device)
+
+
+class Counting(nn.Module):
+    """Notes on whose weights, in which dtype and under which conditions it ran."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(3))
+        self.seen: list[tuple] = []
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        conditions = (torch.is_inference_mode_enabled(), torch.is_autocast_enabled("cpu"), self.training)
+        self.seen.append((id(self), x.dtype, self.weight.dtype, torch.get_num_threads(), conditions))
+        return x * self.weight
+
+    def __deepcopy__(self, memo: dict) -> Counting:
+        twin = Counting()
+        twin.seen = self.seen
+        twin.weight.data = self.weight.data.clone()
+        return twin
+
+
+def test_instances_take_turns_with_weights_of_their_own() -> None:
+    module = Counting().eval()
+    runnable = get_device("torch-cpu").load(module, (torch.ones(3),), {}, precision="fp32", instances=3)
+    for _ in range(6):
+        runnable.run_ms()
+    order = [entry[0] for entry in module.seen]
+    assert len(set(order)) == 3
+    assert order[:3] == order[3:]
+    assert order[0] == id(module)
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_runs_in_the_precision_without_autocast_or_gradients(precision: str, dtype: torch.dtype) -> None:
+    module = Counting()
+    get_device("torch-cpu").load(module, (torch.ones(3),), {}, precision=precision).run_ms()
+    (_, inputs, weights, _, conditions) = module.seen[-1]
+    assert (inputs, weights, conditions) == (dtype, dtype, (True, False, False))
+
+
+def test_threads_are_set_for_the_execution_only() -> None:
+    before = torch.get_num_threads()
+    module = Counting().eval()
+    device = get_device("torch-cpu", threads=before + 1)
+    device.load(module, (torch.ones(3),), {}, precision="fp32").run_ms()
+    assert module.seen[-1][3] == before + 1 == device.provenance()["threads"]
+    assert torch.get_num_threads() == before
+
+
+def test_what_cannot_run_is_explained() -> None:
+    runnable = get_device("torch-cpu").load(nn.Linear(3, 3).eval(), (torch.ones(2, 4),), {}, precision="fp32")
+    with pytest.raises(DeviceError, match="torch-cpu cannot run this in fp32"):
+        runnable.run_ms()
+
+
+def test_devices_that_are_not_here_say_so() -> None:
+    if not torch.cuda.is_available():
+        with pytest.raises(DeviceError, match="cuda"):
+            get_device("torch-cuda")
+    if not torch.backends.mps.is_available():
+        with pytest.raises(DeviceError, match="mps"):
+            get_device("torch-mps")
+
+
+def test_unknown_devices_are_refused_with_what_there_is() -> None:
+    with pytest.raises(DeviceError, match="torch-cpu"):
+        get_device("abacus")
+    assert set(device_names()) == {"torch-cpu", "torch-cuda", "torch-mps"}
+
+
+@pytest.mark.parametrize("threads", [0, -1, 1.5, True, "2"])
+def test_threads_are_a_whole_number(threads: object) -> None:
+    with pytest.raises(DeviceError, match="threads"):
+        get_device("torch-cpu", threads=threads)
+
+
+def test_the_machine_is_named() -> None:
+    assert cpu_model()
+    assert machine()["cores"] >= 1
+    assert versions("torch", "no-such-package") == {"torch": versions("torch")["torch"], "no-such-package": "unknown"}

@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from nas import LatencyTable, SearchSpace
+from nas.errors import StorageError, TableError
+from nas.latency import Pair, Validation, _storage
+
+
+@pytest.fixture
+def table(fake_table: LatencyTable) -> LatencyTable:
+    table = copy.copy(fake_table)
+    full, empty = table.space.full, table.space.empty
+    pairs = (Pair(str(full), 110.0, 100.0, 0.01), Pair(str(empty), 19.0, 20.0), Pair(str(full), 30.0, 30.5))
+    table.validation = Validation(pairs, seed=3, date="2026-01-02T03:04:05Z")
+    return table
+
+
+@pytest.fixture
+def saved(table: LatencyTable, tmp_path: Path) -> Path:
+    table.save(tmp_path / "table.yaml")
+    return tmp_path / "table.yaml"
+
+
+def test_nothing_is_lost_on_disk(table: LatencyTable, saved: Path) -> None:
+    again = LatencyTable.load(saved)
+    assert _storage.to_dict(again) == _storage.to_dict(table)
+    assert again.rows == table.rows
+    assert (again.base, again.workload, again.validation) == (table.base, table.workload, table.validation)
+    assert again.space.blocks == table.space.blocks
+    assert again.latency_ms(table.space.full) == table.latency_ms(table.space.full)
+
+
+def test_saving_twice_gives_the_same_file(table: LatencyTable, saved: Path, tmp_path: Path) -> None:
+    LatencyTable.load(saved).save(tmp_path / "again.yaml")
+    assert (tmp_path / "again.yaml").read_text() == saved.read_text()
+
+
+def test_the_file_is_readable(table: LatencyTable, saved: Path) -> None:
+    lines = saved.read_text().splitlines()
+    assert lines[0] == "schema: 1"
+    rows = [line for line in lines if line.startswith("- {signature: ")]
+    assert len(rows) == len(table.rows)
+    assert rows == sorted(rows)
+    assert yaml.safe_load(saved.read_text())["provenance"]["device"] == "fake"
+
+
+def test_a_table_without_validation(fake_table: LatencyTable, tmp_path: Path) -> None:
+    table = copy.copy(fake_table)
+    table.validation = None
+    table.save(tmp_path / "t.yaml")
+    assert LatencyTable.load(tmp_path / "t.yaml").validation is None
+
+
+def test_bundled_tables_are_found_by_name(table: LatencyTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_storage, "latency_tables_dir", lambda: tmp_path)
+    table.save(tmp_path / "tiny_fake.yaml")
+    assert LatencyTable.load("tiny_fake").rows == table.rows
+    with pytest.raises(TableError, match="tiny_fake"):
+        LatencyTable.load("tiny_cuda")
+
+
+def test_a_full_disk_leaves_the_old_table(saved: Path, table: LatencyTable, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = saved.read_text()
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StorageError, match="No space left"):
+        table.save(saved)
+    assert saved.read_text() == before
+    assert list(saved.parent.iterdir()) == [saved]
+
+
+def edit(change: Callable[[dict[str, Any]], Any]) -> Callable[[str], str]:
+    def edited(text: str) -> str:
+        data = yaml.safe_load(text)
+        change(data)
+        return yaml.safe_dump(data, sort_keys=False)
+
+    return edited
+
+
+CORRUPTIONS = {
+    "not YAML": (lambda text: "{" + text, "not readable YAML"),
+    "cut off": (lambda text: text[: len(text) // 3], "readable YAML|lacks"),
+    "empty": (lambda text: "", "mapping"),
+    "a list": (lambda text: "- 1", "mapping"),
+    "python object": (lambda text: text + "extra: !!python/object/apply:os.getcwd []\n", "not readable YAML"),
+    "another schema": (lambda text: text.replace("schema: 1", "schema: 2"), "schema"),
+    "a key twice": (lambda text: text.replace("base:\n", "device: fake\nbase:\n"), "'device' stands twice"),
+    "unknown field": (edit(lambda d: d.update(colour="red")), "unknown field 'colour'"),
+    "missing field": (edit(lambda d: d.pop("workload")), "lacks the field 'workload'"),
+    "unknown row field": (edit(lambda d: d["rows"][2].update(colour=1)), r"rows\[2\].*'colour'"),
+    "missing row field": (edit(lambda d: d["rows"][2].pop("count")), r"rows\[2\].*'count'"),
+    "missing row": (edit(lambda d: d["rows"].pop(0)), "rows lacks 'attention"),
+    "row twice": (edit(lambda d: d["rows"].append(d["rows"][0].copy())), "repeats the signature"),
+    "nameless row": (edit(lambda d: d["rows"][1].pop("signature")), r"rows\[1\] has no signature"),
+    "rows no list": (edit(lambda d: d.update(rows={})), "rows must be a list"),
+    "negative row": (edit(lambda d: d["rows"][3].update(median_ms=-1.0)), r"rows\[3\].*median_ms is -1.0"),
+    "zero row": (edit(lambda d: d["rows"][3].update(median_ms=0)), r"rows\[3\].*median_ms is 0"),
+    "NaN row": (edit(lambda d: d["rows"][3].update(median_ms=float("nan"))), r"rows\[3\].*median_ms is nan"),
+    "infinite base": (edit(lambda d: d["base"].update(median_ms=float("inf"))), "base.median_ms is inf"),
+    "text row": (edit(lambda d: d["rows"][3].update(median_ms="fast")), r"rows\[3\]"),
+    "true row": (edit(lambda d: d["rows"][3].update(median_ms=True)), r"rows\[3\]"),
+    "null row": (edit(lambda d: d["rows"][3].update(median_ms=None)), r"rows\[3\]"),
+    "no batch": (edit(lambda d: d["workload"].update(batch_size=0)), "workload.batch_size"),
+    "text batch": (edit(lambda d: d["workload"].update(batch_size="2")), "workload.batch_size"),
+    "list precision": (edit(lambda d: d["workload"].update(precision=[])), "workload"),
+    "other precision": (edit(lambda d: d["workload"].update(precision="int4")), "workload.precision"),
+    "no provenance": (edit(lambda d: d.update(provenance=None)), "provenance"),
+    "nested provenance": (edit(lambda d: d["provenance"].update(os={"a": 1})), "provenance.os"),
+    "other device": (edit(lambda d: d.update(device="torch-cuda")), "provenance.device"),
+    "other space": (edit(lambda d: d["space"]["blocks"][0].update(out_channels=999)), "rows lacks"),
+    "damaged space": (edit(lambda d: d["space"].pop("blocks")), "blocks"),
+    "null space": (edit(lambda d: d.update(space=None)), "space"),
+    "no pairs": (edit(lambda d: d["validation"].update(pairs=[])), "validation"),
+    "negative pair": (edit(lambda d: d["validation"]["pairs"][1].update(measured_ms=-3)), r"validation.pairs\[1\]"),
+    "unreadable pair": (edit(lambda d: d["validation"]["pairs"][1].update(architecture="x")), "architecture"),
+    "flattering figures": (edit(lambda d: d["validation"].update(mean_error=0.001)), "validation.mean_error"),
+    "text figures": (edit(lambda d: d["validation"].update(mean_error="good")), "validation.mean_error"),
+}
+
+
+@pytest.mark.parametrize("name", CORRUPTIONS)
+def test_damage_is_reported_with_file_and_field(saved: Path, name: str) -> None:
+    corrupt, message = CORRUPTIONS[name]
+    saved.write_text(corrupt(saved.read_text()))
+    with pytest.raises(TableError, match=message) as caught:
+        LatencyTable.load(saved)
+    assert str(saved) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_binary_is_not_a_table(tmp_path: Path) -> None:
+    (tmp_path / "t.yaml").write_bytes(bytes(range(256)))
+    with pytest.raises(TableError, match=r"t\.yaml"):
+        LatencyTable.load(tmp_path / "t.yaml")
+
+
+@pytest.mark.parametrize("path", ["nowhere.yaml", "", "."])
+def test_a_missing_table_is_reported(path: str) -> None:
+    with pytest.raises(TableError, match="no latency table"):
+        LatencyTable.load(path)
+
+
+def test_the_space_travels_with_the_table(saved: Path, tiny_space: SearchSpace) -> None:
+    space = LatencyTable.load(saved).space
+    assert (space.name, space.parameters) == (tiny_space.name, tiny_space.parameters)
