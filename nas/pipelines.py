@@ -1,0 +1,92 @@
+"""Loading diffusers pipelines and UNets from folders: offline, safetensors only."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nas.errors import ModelError
+from nas.resources import bundled
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline, UNet2DConditionModel
+
+
+def load_pipeline(
+    path: str | os.PathLike[str] | None = None, *, unet: str | os.PathLike[str] | None = None
+) -> DiffusionPipeline:
+    """Load a text-to-image pipeline from a folder; nothing is looked up on a network and no pickle is opened.
+
+    Args:
+        path: a folder with a `model_index.json`; the bundled pipeline when not given.
+        unet: the folder of a UNet, stock or evolved, to put in place of the pipeline's own.
+
+    Raises:
+        ModelError: the folder is missing, incomplete or damaged.
+    """
+    from diffusers import DiffusionPipeline
+
+    folder = bundled("emoji") if path is None else Path(path)
+    _require(folder, "model_index.json", "pipeline")
+    parts = {} if unet is None else {"unet": load_unet(unet)}
+    try:
+        pipe = DiffusionPipeline.from_pretrained(folder, local_files_only=True, use_safetensors=True, **parts)
+    except Exception as error:
+        raise _damaged(folder, "pipeline", error) from error
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def load_unet(path: str | os.PathLike[str]) -> UNet2DConditionModel:
+    """Load a UNet from a folder: an `EvolvedUNet` where its config says so, else a stock one.
+
+    Raises:
+        ModelError: the folder is missing, incomplete or damaged.
+    """
+    from diffusers import UNet2DConditionModel
+
+    from nas.supernet import EvolvedUNet
+
+    folder = Path(path)
+    _require(folder, "config.json", "UNet")
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        kind = EvolvedUNet if config.get("_class_name") == "EvolvedUNet" else UNet2DConditionModel
+        return kind.from_pretrained(folder, local_files_only=True, use_safetensors=True).eval()
+    except Exception as error:
+        raise _damaged(folder, "UNet", error) from error
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Keep the loading bars and hints of diffusers and transformers out of a command's output, and restore them."""
+    from diffusers.utils import logging as of_diffusers
+    from transformers.utils import logging as of_transformers
+
+    libraries = of_diffusers, of_transformers
+    before = [(library.get_verbosity(), library.is_progress_bar_enabled()) for library in libraries]
+    try:
+        for library in libraries:
+            library.set_verbosity_error()
+            library.disable_progress_bar()
+        yield
+    finally:
+        for library, (verbosity, bars) in zip(libraries, before, strict=True):
+            library.set_verbosity(verbosity)
+            (library.enable_progress_bar if bars else library.disable_progress_bar)()
+
+
+def _require(folder: Path, file: str, what: str) -> None:
+    if not folder.is_dir():
+        raise ModelError(f"no {what} at {folder}: there is no such folder")
+    if not (folder / file).is_file():
+        raise ModelError(f"no {what} at {folder}: the folder has no {file}")
+
+
+def _damaged(folder: Path, what: str, error: Exception) -> ModelError:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return ModelError(f"the {what} at {folder} is incomplete or damaged: {reason[:200]}")

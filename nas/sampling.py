@@ -1,0 +1,225 @@
+"""Texts to contexts, noise to latents, latents to pictures: what scoring and training both need of a pipeline.
+
+Everything here takes the network as an argument and leaves the pipeline it came from as it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import DDIMScheduler
+from torch import Tensor, nn
+
+from nas.errors import ModelError, NasError
+
+_PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+
+
+def require_text_to_image(pipe: Any) -> None:
+    """Check that `pipe` is a text-to-image pipeline in the manner of Stable Diffusion v1 and v2.
+
+    Raises:
+        ModelError: a part is missing, or the UNet wants conditions other than the text.
+    """
+    missing = [part for part in _PARTS if getattr(pipe, part, None) is None]
+    if missing:
+        raise ModelError(f"{type(pipe).__name__} has no {', '.join(missing)}; give a StableDiffusionPipeline")
+    require_text_only(pipe.unet)
+
+
+def require_text_only(unet: nn.Module) -> None:
+    """Check that the network is called with nothing but latents, timesteps and contexts.
+
+    Raises:
+        ModelError: it needs `added_cond_kwargs` (SDXL and its kin) or class labels.
+    """
+    config = getattr(unet, "config", None)
+    for field in ("addition_embed_type", "encoder_hid_dim_type", "class_embed_type", "num_class_embeds"):
+        if getattr(config, field, None) is not None:
+            raise ModelError(
+                f"the UNet needs more than a text ({field} is {getattr(config, field)!r}, as in SDXL), which cannot "
+                "be scored or trained here; use a pipeline like Stable Diffusion v1.5 or v2.1"
+            )
+
+
+def require_whole_number(name: str, value: Any, *, least: int = 1) -> int:
+    """`value` if it is a whole number of at least `least`.
+
+    Raises:
+        NasError: it is not.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+        raise NasError(f"{name} is {value!r}; it must be a whole number of at least {least}")
+    return int(value)
+
+
+def check_prompts(prompts: Sequence[str]) -> list[str]:
+    """The prompts as a list.
+
+    Raises:
+        NasError: there are none, or one of them is not a text.
+    """
+    if isinstance(prompts, str):
+        raise NasError("prompts is one text; give a list of texts")
+    prompts = list(prompts)
+    if not prompts:
+        raise NasError("there are no prompts; give at least one text")
+    for prompt in prompts:
+        if not isinstance(prompt, str) or not prompt.strip():
+            raise NasError(f"a prompt is {prompt!r}; every prompt must be a text with something in it")
+    return prompts
+
+
+def truncated_prompts(tokenizer: Any, prompts: Sequence[str], *, length: int | None = None) -> list[bool]:
+    """For each prompt, whether it has more tokens than the tokenizer (or `length`) takes."""
+    length = tokenizer.model_max_length if length is None else length
+    return [len(ids) > length for ids in tokenizer(list(prompts), verbose=False).input_ids]
+
+
+@torch.no_grad()
+def encode_prompts(pipe: Any, prompts: Sequence[str], *, batch_size: int = 64) -> Tensor:
+    """Contexts for the UNet's cross-attention `[n x l x d]`, by the pipeline's own text encoder."""
+    parts = [
+        pipe.encode_prompt(list(prompts[start : start + batch_size]), pipe.text_encoder.device, 1, False)[0]
+        for start in range(0, len(prompts), batch_size)
+    ]
+    return torch.cat(parts)
+
+
+@torch.no_grad()
+def encode_empty(pipe: Any) -> Tensor:
+    """The context of the empty text `[1 x l x d]`, which guidance steers away from."""
+    return pipe.encode_prompt("", pipe.text_encoder.device, 1, False)[0]
+
+
+def seeded_generator(*seeds: int) -> torch.Generator:
+    """A CPU generator for a tuple of seeds, (seed, step) for instance.
+
+    Neighbouring tuples give unrelated streams: torch itself keeps 32 bits of a seed, so the tuple is hashed first.
+    """
+    state = np.random.SeedSequence(seeds).generate_state(1)
+    return torch.Generator().manual_seed(int(state[0]))
+
+
+def prompt_noise(count: int, shape: tuple[int, int, int], *, seed: int, first: int = 0) -> Tensor:
+    """Standard normal noise `[count x c x h x w]`; row i depends on `seed` and `first + i` and on nothing else.
+
+    So every network starts from the same noise at the same prompt, whatever the batch size, device or subset.
+    """
+    rows = (torch.randn(shape, generator=seeded_generator(seed, first + row)) for row in range(count))
+    return torch.stack(list(rows))
+
+
+def latent_shape(pipe: Any, *, height: int | None = None, width: int | None = None) -> tuple[int, int, int]:
+    """Channels, rows and columns of the latent for pictures of `height` x `width` pixels (None: the UNet's own size).
+
+    Raises:
+        NasError: the size in pixels is not a multiple of the autoencoder's scale.
+    """
+    size = pipe.unet.config.sample_size
+    own = size if isinstance(size, list | tuple) else (size, size)
+    latent = []
+    for name, pixels, default in zip(("height", "width"), (height, width), own, strict=True):
+        if pixels is not None and (pixels < 1 or pixels % pipe.vae_scale_factor):
+            raise NasError(f"{name} is {pixels} pixels; it must be a multiple of {pipe.vae_scale_factor}")
+        latent.append(default if pixels is None else pixels // pipe.vae_scale_factor)
+    return (pipe.unet.config.in_channels, *latent)
+
+
+def ddim_scheduler(scheduler: Any) -> DDIMScheduler:
+    """A fresh DDIM scheduler with the noise schedule and prediction type of any diffusers scheduler.
+
+    Raises:
+        ModelError: the scheduler has no discrete noise schedule (flow matching, for instance).
+    """
+    if getattr(scheduler, "alphas_cumprod", None) is None:
+        raise ModelError(f"{type(scheduler).__name__} has no discrete noise schedule; use a DDIMScheduler")
+    # Latents are not confined to [-1, 1]: clip only where the pipeline itself says so.
+    return DDIMScheduler.from_config(scheduler.config, clip_sample=scheduler.config.get("clip_sample", False))
+
+
+@contextmanager
+def in_mode(module: nn.Module, *, training: bool) -> Iterator[None]:
+    """Put `module` into train or eval mode and give every submodule its own mode back afterwards."""
+    was_training = module.training
+    modes = [(part, part.training) for part in module.modules()]
+    module.train(training)
+    try:
+        yield
+    finally:
+        module.train(was_training)
+        for part, mode in modes:
+            part.training = mode
+
+
+def placement(module: nn.Module) -> tuple[torch.device, torch.dtype]:
+    """Device and dtype of a module's parameters."""
+    parameter = next(module.parameters())
+    return parameter.device, parameter.dtype
+
+
+@torch.no_grad()
+def sample_latents(
+    unet: nn.Module,
+    scheduler: Any,
+    prompt_embeds: Tensor,
+    negative_embeds: Tensor,
+    noise: Tensor,
+    *,
+    steps: int,
+    guidance_scale: float,
+) -> Tensor:
+    """Deterministic DDIM sampling of one batch, with classifier-free guidance.
+
+    The same numbers as `StableDiffusionPipeline(..., latents=noise, output_type="latent")` with a DDIM scheduler of the
+    same schedule (https://arxiv.org/abs/2010.02502, https://arxiv.org/abs/2207.12598).
+
+    Args:
+        unet: any network with the call signature of `UNet2DConditionModel`.
+        scheduler: where the noise schedule, spacing and prediction type come from; not changed.
+        prompt_embeds: contexts `[b x l x d]`.
+        negative_embeds: context(s) to steer away from, `[1 x l x d]` or `[b x l x d]`.
+        noise: starting latents `[b x c x h x w]`.
+        steps: DDIM steps.
+        guidance_scale: w in e(0) + w (e(c) - e(0)); up to 1 means no guidance and half the work.
+
+    Returns:
+        Latents `[b x c x h x w]` on the network's device and in its dtype.
+    """
+    device, dtype = placement(unet)
+    ddim = ddim_scheduler(scheduler)
+    ddim.set_timesteps(steps, device=device)
+    contexts = prompt_embeds
+    if guidance_scale > 1:
+        contexts = torch.cat([negative_embeds.expand_as(prompt_embeds), prompt_embeds])
+    contexts, latents = contexts.to(device, dtype), noise.to(device, dtype)
+    with in_mode(unet, training=False):
+        for timestep in ddim.timesteps:
+            output = _guided_output(unet, latents, timestep, contexts, guidance_scale)
+            latents = ddim.step(output, timestep, latents, return_dict=False)[0]
+    return latents
+
+
+def _guided_output(unet: nn.Module, latents: Tensor, timestep: Tensor, contexts: Tensor, scale: float) -> Tensor:
+    if scale <= 1:
+        return unet(latents, timestep, contexts, return_dict=False)[0]
+    without, with_text = unet(torch.cat([latents] * 2), timestep, contexts, return_dict=False)[0].chunk(2)
+    return without + scale * (with_text - without)
+
+
+@torch.no_grad()
+def decode_latents(vae: nn.Module, latents: Tensor) -> Tensor:
+    """Pictures `[b x 3 x h x w]` with values from 0 to 1, float32."""
+    device, dtype = placement(vae)
+    latents = latents.to(device, dtype) / vae.config.scaling_factor
+    images = vae.decode(latents, return_dict=False)[0]
+    return (images / 2 + 0.5).clamp(0, 1).float()
+
+
+def to_uint8(images: Tensor) -> np.ndarray:
+    """Pictures `[b x 3 x h x w]` from 0 to 1 as an array `[b x h x w x 3]` of bytes."""
+    return (images * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()

@@ -1,0 +1,33 @@
+"""Checks before training starts, where a mistake is cheap."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from nas.errors import NasError
+from nas.sampling import require_text_only
+from nas.training._data import TrainingData
+
+
+def check_training(student: nn.Module, teacher: nn.Module | None, data: TrainingData) -> None:
+    """Check that student and teacher can be run on the data, and that training the one does not change the other.
+
+    Raises:
+        ModelError: a network needs other conditions than a text.
+        NasError: shapes do not fit, or weights are shared.
+    """
+    for network in (student, teacher):
+        if network is not None:
+            require_text_only(network)
+            data.require_fit(network)
+    if teacher is not None and shares_weights(student, teacher):
+        raise NasError(
+            "the teacher shares weights with the network to be trained, so it would change with it; "
+            "give a copy: copy.deepcopy(unet), or the pipeline's UNet read again"
+        )
+
+
+def shares_weights(one: nn.Module, other: nn.Module) -> bool:
+    """Whether a parameter of one network is a parameter of the other."""
+    known = {id(parameter) for parameter in one.parameters()}
+    return any(id(parameter) in known for parameter in other.parameters())
