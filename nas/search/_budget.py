@@ -1,0 +1,126 @@
+"""Whether a latency budget can be met, said before a long run instead of after it."""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import dataclass, replace
+from numbers import Real
+from statistics import median_low
+
+import pandas as pd
+
+from nas.architecture import Architecture, Block
+from nas.errors import BudgetError
+from nas.search._actions import Latencies, largest, smallest
+from nas.search_space import SearchSpace
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What a search space offers on a device.
+
+    Attributes:
+        smallest_ms: predicted latency with everything skipped that may be and that saves time.
+        typical_ms: median over random architectures without copies.
+        full_ms: the network as it is.
+        largest_ms: every block with all the copies allowed.
+        parameters: how many weights each of the four has, by name.
+        budget_ms: the budget in question, or None.
+    """
+
+    smallest_ms: float
+    typical_ms: float
+    full_ms: float
+    largest_ms: float
+    parameters: dict[str, int]
+    budget_ms: float | None = None
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a network: its latency, its share of the full network's, its number of weights."""
+        rows = [
+            {
+                "network": name,
+                "latency_ms": latency_ms,
+                "share_of_full": latency_ms / self.full_ms,
+                "parameters": self.parameters[name],
+            }
+            for name in ("smallest", "typical", "full", "largest")
+            for latency_ms in [getattr(self, f"{name}_ms")]
+        ]
+        return pd.DataFrame(rows).set_index("network")
+
+    def for_budget(self, budget_ms: object) -> Profile:
+        """The same with a budget that can be met.
+
+        Raises:
+            BudgetError: it is no positive number, below the smallest network, or not below the full one although nothing
+                can be added.
+        """
+        attainable = f"attainable is {self.smallest_ms:.2f} ms to {self.full_ms:.2f} ms (the full network)"
+        number = isinstance(budget_ms, Real) and not isinstance(budget_ms, bool)
+        if not number or not math.isfinite(budget_ms) or budget_ms <= 0:
+            raise BudgetError(f"the budget is {budget_ms!r}; it must be a positive number of milliseconds; {attainable}")
+        if budget_ms < self.smallest_ms:
+            raise BudgetError(
+                f"the budget of {budget_ms:.2f} ms is below the smallest network, which takes {self.smallest_ms:.2f} ms "
+                f"with everything skipped that may be; {attainable}"
+            )
+        if budget_ms >= self.full_ms >= self.largest_ms:
+            raise BudgetError(
+                f"the budget of {budget_ms:.2f} ms is met by the full network and nothing can be added: the space allows "
+                f"no copies or the table has no rows for them; {attainable}"
+            )
+        return replace(self, budget_ms=float(budget_ms))
+
+    def __str__(self) -> str:
+        lines = [
+            f"{name:<9}{row.latency_ms:>10.2f} ms {row.share_of_full:>6.0%} of full {row.parameters / 1e6:>9.2f} M weights"
+            for name, row in zip(self.to_frame().index, self.to_frame().itertuples(), strict=True)
+        ]
+        if self.budget_ms is not None:
+            lines.append(f"{'budget':<9}{self.budget_ms:>10.2f} ms {self.budget_ms / self.full_ms:>6.0%} of full  can be met")
+        return "\n".join(lines)
+
+
+def profile(space: SearchSpace, lut: Latencies) -> Profile:
+    """The range of latencies that a space offers on the device that `lut` was measured on.
+
+    Args:
+        space: the search space.
+        lut: its latency table.
+    """
+    networks = {
+        "smallest": smallest(space, lut),
+        "typical": _typical(space, lut),
+        "full": space.full,
+        "largest": largest(space, lut),
+    }
+    latencies = {f"{name}_ms": lut.latency_ms(network) for name, network in networks.items()}
+    return Profile(**latencies, parameters={name: _parameters(space, network) for name, network in networks.items()})
+
+
+def _typical(space: SearchSpace, lut: Latencies, *, draws: int = 101) -> Architecture:
+    rng = random.Random(0)
+    by_latency = {lut.latency_ms(network): network for network in (space.sample(rng) for _ in range(draws))}
+    return by_latency[median_low(by_latency)]
+
+
+def _parameters(space: SearchSpace, architecture: Architecture) -> int:
+    total = space.parameters
+    for block in space.blocks:
+        runs = architecture.runs(block)
+        if runs == 0:
+            total -= block.parameters - _shortcut(block)
+        total += max(runs - 1, 0) * _of_copy(block)
+    return total
+
+
+def _shortcut(block: Block) -> int:
+    return (block.in_channels + 1) * block.out_channels if block.has_shortcut else 0
+
+
+def _of_copy(block: Block) -> int:
+    # A copy of a ResNet maps out -> out channels: a smaller norm and 3x3 convolution, and no shortcut.
+    narrower = block.in_channels - block.out_channels if block.has_shortcut else 0
+    return block.parameters - _shortcut(block) - narrower * (2 + 9 * block.out_channels)
