@@ -1,0 +1,173 @@
+"""`nas evolve`: evolve the UNet of any pipeline to a budget."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nas.cli._options import add_command, add_seed
+from nas.cli._prompts import read_prompts
+from nas.cli._report import Report, columns
+from nas.cli._values import count, milliseconds, natural, number
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+    from nas.quality import Scorer
+    from nas.search import Evolution
+    from nas.training import TrainingData
+
+RESULT, LATENTS = "result", "latents.safetensors"
+
+
+def add_to(commands: Any) -> None:
+    """Add `nas evolve`."""
+    parser = add_command(commands, "evolve", _evolve, "Evolve a pipeline's UNet to a latency budget.")
+    parser.add_argument("--pipeline", required=True, type=Path, metavar="DIR", help="a diffusers pipeline")
+    parser.add_argument("--unet", type=Path, metavar="DIR", help="start from this UNet instead of the pipeline's own")
+    parser.add_argument("--lut", required=True, metavar="FILE", help="the latency table, from `nas lut build`")
+    parser.add_argument("--budget-ms", required=True, type=milliseconds, metavar="X", help="latency to get under")
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder; an interrupted run goes on")
+    _add_judge(parser)
+    _add_training(parser)
+    parser.add_argument("--storage", metavar="URL", help="Optuna storage (default: a journal file in DIR)")
+    add_seed(parser)
+
+
+def _add_judge(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--scorer", default="clip", choices=("clip", "teacher"), help="CLIP score, or distance to the full UNet"
+    )
+    parser.add_argument("--clip", type=Path, metavar="DIR", help="the CLIP model (default: clip/ in the pipeline)")
+    _add_prompts(parser, "--prompts", "to judge with", "captions/validation.json in the pipeline")
+    parser.add_argument("--max-prompts", type=count, default=32, metavar="N", help="how many of them (default: 32)")
+    parser.add_argument("--steps", type=count, default=10, metavar="N", help="denoising steps (default: 10)")
+    parser.add_argument("--guidance-scale", type=number, default=5.0, metavar="W", help="default: 5")
+
+
+def _add_training(parser: argparse.ArgumentParser) -> None:
+    for name, what in (
+        ("--probe-steps", "distillation of each candidate before it is judged"),
+        ("--train-steps", "robust training before each round"),
+        ("--final-steps", "distillation of the network found"),
+    ):
+        parser.add_argument(name, type=natural, default=0, metavar="N", help=f"steps of {what} (default: 0)")
+    _add_prompts(parser, "--training-prompts", "to train with", "captions/train.json in the pipeline")
+    parser.add_argument("--max-training-prompts", type=count, default=256, metavar="N", help="how many (default: 256)")
+
+
+def _add_prompts(parser: argparse.ArgumentParser, name: str, purpose: str, default: str) -> None:
+    text = f"prompts {purpose}: text, one a line, or JSON (default: {default})"
+    parser.add_argument(name, type=Path, metavar="FILE", help=text)
+
+
+def _evolve(options: argparse.Namespace) -> Report:
+    from nas.pipelines import quiet_libraries
+
+    with quiet_libraries():
+        result = _search(options)
+        result.save(options.out / RESULT)
+    return Report(_document(result, options), _text(result, options))
+
+
+def _search(options: argparse.Namespace) -> Evolution:
+    from nas.latency import LatencyTable
+    from nas.pipelines import load_pipeline, load_unet
+    from nas.search import evolve
+    from nas.supernet import Supernet
+
+    lut = LatencyTable.load(options.lut)
+    pipe = load_pipeline(options.pipeline)
+    start = load_unet(options.unet) if options.unet else pipe.unet
+    trains = options.probe_steps or options.train_steps or options.final_steps
+    return evolve(
+        Supernet(start, lut.space, seed=options.seed),
+        lut,
+        budget_ms=options.budget_ms,
+        scorer=_clip_score(pipe, options) if options.scorer == "clip" else _teacher_distance(pipe, options),
+        workdir=options.out,
+        seed=options.seed,
+        data=_training_data(pipe, options) if trains else None,
+        teacher=pipe.unet,
+        scheduler=pipe.scheduler,
+        probe_steps=options.probe_steps,
+        train_steps=options.train_steps,
+        final_steps=options.final_steps,
+        storage=options.storage,
+    )
+
+
+def _clip_score(pipe: DiffusionPipeline, options: argparse.Namespace) -> Scorer:
+    from nas.quality import ClipScore
+
+    return ClipScore(
+        pipe,
+        clip=options.clip,
+        prompts=_judging_prompts(options),
+        steps=options.steps,
+        guidance_scale=options.guidance_scale,
+        seed=options.seed,
+    )
+
+
+def _teacher_distance(pipe: DiffusionPipeline, options: argparse.Namespace) -> Scorer:
+    from nas.quality import TeacherDistance
+
+    data = _sampled(pipe, _judging_prompts(options), options, "judging-" + LATENTS)
+    return TeacherDistance(pipe.unet, data.latents, data.contexts, seed=options.seed, scheduler=pipe.scheduler)
+
+
+def _training_data(pipe: DiffusionPipeline, options: argparse.Namespace) -> TrainingData:
+    file = options.training_prompts or options.pipeline / "captions" / "train.json"
+    prompts = read_prompts(file, option="--training-prompts", count=options.max_training_prompts, seed=options.seed)
+    return _sampled(pipe, prompts, options, "training-" + LATENTS)
+
+
+def _judging_prompts(options: argparse.Namespace) -> list[str]:
+    file = options.prompts or options.pipeline / "captions" / "validation.json"
+    return read_prompts(file, option="--prompts", count=options.max_prompts, seed=options.seed)
+
+
+def _sampled(pipe: DiffusionPipeline, prompts: list[str], options: argparse.Namespace, file: str) -> TrainingData:
+    from nas.training import synthetic_data
+
+    return synthetic_data(
+        pipe,
+        prompts,
+        steps=options.steps,
+        guidance_scale=options.guidance_scale,
+        seed=options.seed,
+        path=options.out / file,
+    )
+
+
+def _document(result: Evolution, options: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "full_ms": result.predicted_full_ms,
+        "full_measured_ms": result.full_ms,
+        "budget_ms": result.budget_ms,
+        "predicted_ms": result.predicted_ms,
+        "measured_ms": result.measured_ms,
+        "score_full": result.full_score.mean,
+        "score_evolved": result.score.mean,
+        "removed": result.removed,
+        "added": result.added,
+        "architecture": str(result.architecture),
+        "candidates": len(result.history),
+        "unet": options.out / RESULT / "unet",
+    }
+
+
+def _text(result: Evolution, options: argparse.Namespace) -> str:
+    rows = [
+        ("latency by the table (ms)", f"{result.predicted_full_ms:.2f}", f"{result.predicted_ms:.2f}"),
+        ("latency measured (ms)", f"{result.full_ms:.2f}", f"{result.measured_ms:.2f}"),
+        ("score", f"{result.full_score.mean:.4f}", f"{result.score.mean:.4f}"),
+    ]
+    changes = [
+        f"removed: {', '.join(result.removed) or 'nothing'}",
+        f"added: {', '.join(result.added) or 'nothing'}",
+        f"the network: {options.out / RESULT / 'unet'}",
+    ]
+    return "\n".join([columns(rows, header=("", "full", "evolved")), *changes])

@@ -1,0 +1,124 @@
+"""`nas lut`: build, show and validate latency tables."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nas.cli._options import add_command, add_seed, add_workload
+from nas.cli._report import Report, columns
+from nas.cli._values import count
+
+if TYPE_CHECKING:
+    from nas.latency import LatencyTable, Validation
+
+_VALIDATION = ("mean_error", "worst_error", "within_5", "within_10", "spearman")
+
+
+def add_to(commands: Any) -> None:
+    """Add the subcommands of `nas lut`."""
+    lut = commands.add_parser("lut", help="lookup tables of block latencies", allow_abbrev=False)
+    actions = lut.add_subparsers(dest="action", required=True, metavar="ACTION")
+    _add_build(actions)
+    show = add_command(actions, "show", _show, "Print a table: its rows, where it was measured, how well it predicts.")
+    _add_file(show)
+    validate = add_command(
+        actions, "validate", _validate, "Time random networks on this machine, and store how far off the table is."
+    )
+    _add_file(validate)
+    validate.add_argument("--networks", type=count, default=20, metavar="N", help="how many networks (default: 20)")
+    add_seed(validate)
+
+
+def _add_build(actions: Any) -> None:
+    build = add_command(actions, "build", _build, "Measure every kind of block of a search space on this machine.")
+    build.add_argument("--space", required=True, help="sd15, sd21, sdxl, emoji, or a search space's YAML file")
+    build.add_argument("--device", default="torch-cpu", help="torch-cpu, torch-cuda, torch-mps (default: torch-cpu)")
+    add_workload(build)
+    build.add_argument("--threads", type=count, metavar="N", help="CPU threads (default: torch's own choice)")
+    build.add_argument("--out", required=True, type=Path, metavar="FILE", help="the YAML file to write")
+
+
+def _add_file(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", metavar="FILE", help="a table's YAML file, or the name of a bundled table")
+
+
+def _build(options: argparse.Namespace) -> Report:
+    from nas.latency import LatencyTable
+    from nas.search_space import SearchSpace
+
+    lut = LatencyTable.measure(
+        SearchSpace.load(options.space),
+        device=options.device,
+        batch_size=options.batch_size,
+        height=options.height,
+        width=options.width,
+        precision=options.precision,
+        threads=options.threads,
+    )
+    lut.save(options.out)
+    document = {"file": options.out, **_document(lut)}
+    return Report(document, f"{_text(lut)}\n\nwritten to {options.out}")
+
+
+def _show(options: argparse.Namespace) -> Report:
+    from nas.latency import LatencyTable
+
+    lut = LatencyTable.load(options.file)
+    return Report(_document(lut), _text(lut))
+
+
+def _validate(options: argparse.Namespace) -> Report:
+    from nas.latency import LatencyTable
+
+    lut = LatencyTable.load(options.file)
+    validation = lut.validate(networks=options.networks, seed=options.seed)
+    if Path(options.file).is_file():
+        lut.save(options.file)
+    document = {name: getattr(validation, name) for name in _VALIDATION}
+    return Report({**document, "networks": options.networks, "seed": options.seed}, _validation_text(validation))
+
+
+def _document(lut: LatencyTable) -> dict[str, Any]:
+    return {
+        "space": lut.space.name,
+        "workload": vars(lut.workload),
+        "full_ms": lut.latency_ms(lut.space.full),
+        "base_ms": lut.base_ms,
+        "rows": {signature: vars(row) for signature, row in lut.rows.items()},
+        "provenance": lut.provenance,
+        "validation": lut.validation and {name: getattr(lut.validation, name) for name in _VALIDATION},
+    }
+
+
+def _text(lut: LatencyTable) -> str:
+    rows = [
+        (signature, f"{row.median_ms:.3f}", f"{row.spread_ms:.3f}", row.count) for signature, row in lut.rows.items()
+    ]
+    rows.append(
+        (
+            "base: the network with every block skipped",
+            f"{lut.base_ms:.3f}",
+            f"{lut.base.spread_ms:.3f}",
+            lut.base.count,
+        )
+    )
+    parts = [
+        f"{lut.space.name}, {lut.workload.describe()}",
+        columns(((name, value) for name, value in lut.provenance.items())),
+        columns(rows, header=("row", "median ms", "spread ms", "runs")),
+        f"full network: {lut.latency_ms(lut.space.full):.2f} ms predicted",
+        _validation_text(lut.validation)
+        if lut.validation
+        else "not validated on whole networks yet: nas lut validate FILE",
+    ]
+    return "\n\n".join(parts)
+
+
+def _validation_text(validation: Validation) -> str:
+    return (
+        f"whole networks: mean error {validation.mean_error:.1%}, worst {validation.worst_error:.1%}; "
+        f"{validation.within_5:.0%} within ±5 %, {validation.within_10:.0%} within ±10 %; "
+        f"rank correlation {validation.spearman:.3f}"
+    )

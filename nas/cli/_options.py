@@ -1,0 +1,33 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+from nas.cli._report import Report
+from nas.cli._values import count, natural
+
+
+def add_command(commands: Any, name: str, run: Callable[[argparse.Namespace], Report], summary: str) -> Any:
+    """A subcommand that calls `run`, with the options that every command has."""
+    parser = commands.add_parser(name, help=summary, description=summary, allow_abbrev=False)
+    parser.add_argument("--json", action="store_true", help="print one JSON document instead of text")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def add_workload(parser: argparse.ArgumentParser) -> None:
+    """What a latency is measured for."""
+    parser.add_argument(
+        "--batch-size", type=count, default=2, metavar="N", help="samples a step; 2 for one guided picture"
+    )
+    parser.add_argument("--height", type=count, metavar="N", help="rows of the latent (default: the space's own)")
+    parser.add_argument("--width", type=count, metavar="N", help="columns of the latent (default: the space's own)")
+    parser.add_argument("--precision", default="fp32", choices=("fp32", "fp16", "bf16"))
+
+
+def add_seed(parser: argparse.ArgumentParser) -> None:
+    """Where all randomness comes from."""
+    parser.add_argument("--seed", type=natural, default=0, metavar="N", help="where all randomness comes from")
