@@ -12,6 +12,7 @@ UNPACKED = WORK / "unpacked"
 DATASET = WORK / "dataset"
 CLIP = WORK / "clip"
 AUTOENCODER = WORK / "autoencoder"
+DECODER = WORK / "decoder"
 UNET = WORK / "unet"
 ROBUST = WORK / "unet_robust"
 

@@ -3,7 +3,8 @@
     python recipes/emoji/train_autoencoder.py --minutes 25
 
 Latents are whitened over the training set by folding mean and covariance into the 1x1 `quant_conv` and
-`post_quant_conv`, so that the diffusion model sees zero mean, unit variance and no correlation, with `scaling_factor` 1.
+`post_quant_conv`, so that the diffusion model sees zero mean, unit variance and no correlation, with a
+`scaling_factor` of 1.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def build() -> AutoencoderKL:
 
 
 def augment(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Flip, permute colour channels and tint the background: shapes repeat, colours do not. [b x 3 x h x w] in [-1, 1]."""
+    """Flip, permute colour channels and shift: shapes repeat, colours do not. [b x 3 x h x w] in [-1, 1]."""
     if torch.rand((), generator=generator) < 0.5:
         images = images.flip(-1)
     if torch.rand((), generator=generator) < 0.3:

@@ -1,0 +1,128 @@
+"""How well do lookup tables predict networks that they have not seen?
+
+Builds a table for each space, measures random networks end to end, and prints the table's errors beside those of the
+naive alternative, the sum of the isolated blocks without a base. Run it on an otherwise idle machine:
+
+    python benchmarks/lut_accuracy.py --space emoji --space sd15 --json lut_accuracy.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from nas import Architecture, LatencyTable, SearchSpace
+from nas._files import write_text_atomically
+from nas.errors import NasError
+from nas.latency import Pair, Timing, Validation
+
+METHODS = {"table": "table (base + rows)", "naive": "sum of isolated blocks"}
+
+
+def main(argv: list[str] | None = None) -> int:
+    arguments = parse(argv)
+    try:
+        results = [examine(name, arguments) for name in arguments.space]
+    except NasError as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(report(results))
+    if arguments.json:
+        write_text_atomically(arguments.json, json.dumps(results, indent=2) + "\n")
+    return 0
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--space", action="append", help="bundled space or file; may be given several times")
+    parser.add_argument("--device", default="torch-cpu")
+    parser.add_argument("--batch-size", type=int, default=2)
+    parser.add_argument("--precision", default="fp32")
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--networks", type=int, default=20, help="held-out random networks, each measured end to end")
+    parser.add_argument("--seed", type=int, default=0, help="of the random networks")
+    parser.add_argument("--max-seconds", type=float, default=Timing.max_seconds, help="for each row and each network")
+    parser.add_argument("--tables", type=Path, help="folder to write the validated tables to")
+    parser.add_argument("--json", type=Path, help="file for all figures")
+    arguments = parser.parse_args(argv)
+    arguments.space = arguments.space or ["emoji", "sd15"]
+    return arguments
+
+
+def examine(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    space, timing = SearchSpace.load(name), Timing(max_seconds=arguments.max_seconds)
+    start = time.perf_counter()
+    table = LatencyTable.measure(
+        space,
+        device=arguments.device,
+        batch_size=arguments.batch_size,
+        precision=arguments.precision,
+        threads=arguments.threads,
+        timing=timing,
+    )
+    build_seconds = time.perf_counter() - start
+    validation = table.validate(networks=arguments.networks, seed=arguments.seed, timing=timing)
+    if arguments.tables:
+        table.save(arguments.tables / f"{space.name}_{table.device}_{table.workload.precision}.yaml")
+    naive = validation.repredicted(lambda pair: naive_ms(table, pair))
+    return described(table, build_seconds) | {"table": figures(validation), "naive": figures(naive)}
+
+
+def naive_ms(table: LatencyTable, pair: Pair) -> float:
+    """What one would write down first: every block's own row, nothing for what lies between."""
+    architecture, workload, total_ms = Architecture.parse(pair.architecture), table.workload, 0.0
+    for block in table.space.blocks:
+        runs = architecture.runs(block)
+        total_ms += min(runs, 1) * table.rows[block.signature(workload)].median_ms
+        total_ms += (runs - 1) * table.copy_ms(block) if runs > 1 else 0.0
+    # A network in which every block is skipped would take no time at all.
+    return max(total_ms, 1e-6)
+
+
+def described(table: LatencyTable, build_seconds: float) -> dict[str, Any]:
+    full_ms = table.latency_ms(table.space.full)
+    return {
+        "space": table.space.name,
+        "workload": table.workload.describe(),
+        "machine": dict(table.provenance),
+        "build_seconds": round(build_seconds, 1),
+        "build_forward_passes": round(build_seconds * 1000 / full_ms, 1),
+        "rows": len(table.rows),
+        "worst_row_drift": max(abs(row.drift) for row in (table.base, *table.rows.values())),
+        "base_ms": table.base_ms,
+        "full_ms": full_ms,
+    }
+
+
+def figures(validation: Validation) -> dict[str, Any]:
+    return validation.to_dict()
+
+
+def report(results: list[dict[str, Any]]) -> str:
+    lines = []
+    for result in results:
+        machine = result["machine"]
+        lines += [
+            "",
+            f"{result['space']}: {result['workload']}, {machine['device']} on {machine['hardware']}, "
+            f"{machine['cores']} cores, {machine['threads']} threads, torch {machine['torch']}",
+            f"base {result['base_ms']:.1f} ms, full {result['full_ms']:.1f} ms; {result['rows']} rows in "
+            f"{result['build_seconds']} s ({result['build_forward_passes']} forward passes), "
+            f"worst drift {result['worst_row_drift']:.1%}",
+            f"{'':<24}{'networks':>9}{'mean':>8}{'worst':>8}{'in 5 %':>8}{'in 10 %':>8}{'Spearman':>10}",
+        ]
+        lines += [line(title, result[method]) for method, title in METHODS.items()]
+    return "\n".join(lines)
+
+
+def line(title: str, found: dict[str, Any]) -> str:
+    shares = "".join(f"{found[name]:>8.1%}" for name in ("mean_error", "worst_error", "within_5", "within_10"))
+    return f"{title:<24}{found['networks']:>9}{shares}{found['spearman']:>10.3f}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
