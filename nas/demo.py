@@ -43,7 +43,8 @@ class Settings:
         search_prompts: validation captions that the search judges candidates with.
         report_prompts: test captions that the summary judges with.
         picture_prompts: captions drawn in the picture, half of them from training, half from test.
-        sampling_steps: DDIM steps of every picture.
+        search_steps: DDIM steps of the pictures that the search judges by.
+        sampling_steps: DDIM steps of all other pictures.
         guidance_scale: guidance of every picture.
         data_prompts: training captions for which the teacher samples the latents that the evolved network learns from.
         probe_steps: distillation steps of each candidate before it is judged.
@@ -57,19 +58,20 @@ class Settings:
         timing: how long to measure.
     """
 
-    search_prompts: int = 24
-    report_prompts: int = 100
+    search_prompts: int = 16
+    search_steps: int = 5
+    report_prompts: int = 64
     picture_prompts: int = 10
     sampling_steps: int = 10
     guidance_scale: float = 5.0
-    data_prompts: int = 256
+    data_prompts: int = 96
     probe_steps: int = 0
     train_steps: int = 0
-    final_steps: int = 100
+    final_steps: int = 80
     batch_size: int = 16
     learning_rate: float = 1e-4
     group_size: int | float = 0.5
-    candidates: int | None = None
+    candidates: int | None = 10
     seed: int = 0
     timing: Timing = field(default_factory=Timing)
 
@@ -84,6 +86,7 @@ SMOKE = Settings(
     search_prompts=2,
     report_prompts=2,
     picture_prompts=2,
+    search_steps=1,
     sampling_steps=1,
     data_prompts=2,
     final_steps=1,
@@ -135,7 +138,7 @@ def run(
         say(f"2/4 Evolving from {lut.latency_ms(lut.space.full):.2f} ms to {budget_ms:.2f} ms")
         result = job.evolve(lut, budget_ms)
         say("3/4 Judging the full and the evolved network on captions that the search never saw")
-        judge = job.judge("test", job.settings.report_prompts)
+        judge = job.judge("test", job.settings.report_prompts, job.settings.sampling_steps)
         before, after = judge(job.pipe.unet), judge(result.unet)
         say("4/4 Drawing")
         job.draw(result, judge)
@@ -177,7 +180,7 @@ class _Job:
             Supernet(robust, lut.space, seed=settings.seed),
             lut,
             budget_ms=budget_ms,
-            scorer=self.judge("validation", settings.search_prompts),
+            scorer=self.judge("validation", settings.search_prompts, settings.search_steps),
             workdir=self.out,
             seed=settings.seed,
             data=self._data() if settings.trains else None,
@@ -204,12 +207,12 @@ class _Job:
             path=self.out / LATENTS,
         )
 
-    def judge(self, split: str, prompts: int) -> ClipScore:
+    def judge(self, split: str, prompts: int, steps: int) -> ClipScore:
         return ClipScore(
             self.pipe,
             clip=self.clip,
             prompts=self._captions(split, prompts),
-            steps=self.settings.sampling_steps,
+            steps=steps,
             guidance_scale=self.settings.guidance_scale,
             seed=self.settings.seed,
         )

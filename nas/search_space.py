@@ -87,6 +87,7 @@ class SearchSpace:
         from nas._derive import describe_unet
 
         config, blocks, parameters = describe_unet(config)
+        config = {key: _plain(value) for key, value in config.items()}
         return cls(name or "custom", config, blocks, parameters, context_length, max_copies, frozenset(fixed))
 
     @classmethod
@@ -122,7 +123,7 @@ class SearchSpace:
             "max_copies": self.max_copies,
             "fixed": sorted(self.fixed),
             "parameters": self.parameters,
-            "config": {key: _plain(value) for key, value in self.config.items()},
+            "config": dict(self.config),
             "blocks": [_block_to_dict(block) for block in self.blocks],
         }
 
@@ -226,7 +227,7 @@ def _block_from_dict(row: Mapping[str, Any]) -> Block:
 
 
 def _plain(value: Any) -> Any:
-    """Tuples to lists, so that YAML needs no tags."""
+    """Tuples to lists, as YAML gives them back."""
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return value

@@ -8,6 +8,9 @@ from diffusers import UNet2DConditionModel
 
 from nas import SearchSpace
 
+# Pipelines and CLIP models made of tiny random parts.
+pytest_plugins = ["conftest_pipeline"]
+
 
 @pytest.fixture(scope="session")
 def tiny_config() -> dict:

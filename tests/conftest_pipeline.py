@@ -129,13 +129,14 @@ def tiny_pipeline_dir(tmp_path_factory: pytest.TempPathFactory, tiny_config: dic
 
 
 @pytest.fixture(scope="session")
-def _loaded_pipeline(tiny_pipeline_dir: Path) -> StableDiffusionPipeline:
+def shared_pipeline(tiny_pipeline_dir: Path) -> StableDiffusionPipeline:
+    """The tiny pipeline once for all tests that do not change it."""
     pipe = StableDiffusionPipeline.from_pretrained(tiny_pipeline_dir, local_files_only=True)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
 
 @pytest.fixture
-def tiny_pipeline(_loaded_pipeline: StableDiffusionPipeline) -> StableDiffusionPipeline:
+def tiny_pipeline(shared_pipeline: StableDiffusionPipeline) -> StableDiffusionPipeline:
     """A fresh pipeline, as read from `tiny_pipeline_dir`, silent."""
-    return copy.deepcopy(_loaded_pipeline)
+    return copy.deepcopy(shared_pipeline)

@@ -59,19 +59,19 @@ def test_latents_are_those_of_the_stock_pipeline(tiny_pipeline, scheduler, scale
     torch.testing.assert_close(sample(tiny_pipeline, scale=scale, noise=noise), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_pictures_are_those_of_the_stock_pipeline(tiny_pipeline):
+def test_pictures_are_those_of_the_stock_pipeline(shared_pipeline):
     noise = prompt_noise(len(PROMPTS), (4, 8, 8), seed=0)
-    expected = np.stack([np.asarray(image) for image in stock(tiny_pipeline, noise, guidance_scale=3.0)])
-    pictures = to_uint8(decode_latents(tiny_pipeline.vae, sample(tiny_pipeline, noise=noise)))
+    expected = np.stack([np.asarray(image) for image in stock(shared_pipeline, noise, guidance_scale=3.0)])
+    pictures = to_uint8(decode_latents(shared_pipeline.vae, sample(shared_pipeline, noise=noise)))
     assert pictures.shape == (3, 16, 16, 3)
     assert pictures.dtype == np.uint8
     assert np.abs(pictures.astype(int) - expected.astype(int)).max() <= 1
 
 
-def test_contexts_are_those_of_the_stock_pipeline(tiny_pipeline):
-    prompt, negative = tiny_pipeline.encode_prompt(PROMPTS, "cpu", 1, True)
-    torch.testing.assert_close(encode_prompts(tiny_pipeline, PROMPTS, batch_size=2), prompt)
-    torch.testing.assert_close(encode_empty(tiny_pipeline).expand_as(negative), negative)
+def test_contexts_are_those_of_the_stock_pipeline(shared_pipeline):
+    prompt, negative = shared_pipeline.encode_prompt(PROMPTS, "cpu", 1, True)
+    torch.testing.assert_close(encode_prompts(shared_pipeline, PROMPTS, batch_size=2), prompt)
+    torch.testing.assert_close(encode_empty(shared_pipeline).expand_as(negative), negative)
 
 
 def test_sampling_changes_neither_pipeline_nor_network(tiny_pipeline):
@@ -86,12 +86,12 @@ def test_sampling_changes_neither_pipeline_nor_network(tiny_pipeline):
     assert all(torch.equal(before[name], tensor) for name, tensor in tiny_pipeline.unet.state_dict().items())
 
 
-def test_the_schedule_of_any_scheduler_becomes_ddim(tiny_pipeline):
+def test_the_schedule_of_any_scheduler_becomes_ddim(shared_pipeline):
     source = PNDMScheduler(beta_start=0.001, beta_end=0.02, prediction_type="v_prediction", steps_offset=1)
     ddim = ddim_scheduler(source)
     torch.testing.assert_close(ddim.alphas_cumprod, source.alphas_cumprod)
     assert (ddim.config.prediction_type, ddim.config.clip_sample) == ("v_prediction", False)
-    assert sample(tiny_pipeline, scheduler=EulerDiscreteScheduler()).isfinite().all()
+    assert sample(shared_pipeline, scheduler=EulerDiscreteScheduler()).isfinite().all()
     assert ddim_scheduler(DDIMScheduler(clip_sample=True)).config.clip_sample
 
 
@@ -114,12 +114,12 @@ def test_seeds_beyond_32_bits_count():
     assert len(draws) == 4
 
 
-def test_latent_shape(tiny_pipeline):
-    scale = tiny_pipeline.vae_scale_factor
-    assert latent_shape(tiny_pipeline) == (4, 8, 8)
-    assert latent_shape(tiny_pipeline, height=4 * scale, width=6 * scale) == (4, 4, 6)
+def test_latent_shape(shared_pipeline):
+    scale = shared_pipeline.vae_scale_factor
+    assert latent_shape(shared_pipeline) == (4, 8, 8)
+    assert latent_shape(shared_pipeline, height=4 * scale, width=6 * scale) == (4, 4, 6)
     with pytest.raises(NasError, match="multiple of"):
-        latent_shape(tiny_pipeline, height=4 * scale + 1)
+        latent_shape(shared_pipeline, height=4 * scale + 1)
 
 
 def test_in_mode_restores_every_part_also_after_an_error():
@@ -142,9 +142,9 @@ def test_bad_prompts(prompts):
         check_prompts(prompts)
 
 
-def test_truncated_prompts(tiny_pipeline):
+def test_truncated_prompts(shared_pipeline):
     # Fourteen letters with start and end are sixteen tokens.
-    assert truncated_prompts(tiny_pipeline.tokenizer, ["a" * 14, "a" * 15, "b"]) == [False, True, False]
+    assert truncated_prompts(shared_pipeline.tokenizer, ["a" * 14, "a" * 15, "b"]) == [False, True, False]
 
 
 def test_networks_that_need_more_than_a_text(tiny_pipeline, tiny_unet):

@@ -118,13 +118,14 @@ def from_dict(data: Any) -> dict[str, Any]:
     provenance = _provenance(data["provenance"])
     if data["device"] != provenance["device"]:
         raise TableError(f"device is {data['device']!r} but provenance.device is {provenance['device']!r}")
+    space = SearchSpace.from_dict(data["space"])
     return {
-        "space": SearchSpace.from_dict(data["space"]),
+        "space": space,
         "workload": _made(Workload, "workload", data["workload"]),
         "rows": _rows(data["rows"]),
         "base": _made(Row, "base", data["base"]),
         "provenance": provenance,
-        "validation": None if data["validation"] is None else _validation(data["validation"]),
+        "validation": None if data["validation"] is None else _validation(data["validation"], space),
     }
 
 
@@ -195,13 +196,13 @@ def _provenance(data: Any) -> dict[str, Any]:
     return dict(data)
 
 
-def _validation(data: Any) -> Validation:
+def _validation(data: Any, space: SearchSpace) -> Validation:
     _require_fields("validation", data, (*_SUMMARY, "seed", "date", "pairs"))
     if not isinstance(data["pairs"], list):
         raise TableError("validation.pairs must be a list")
     pairs = tuple(_made(Pair, f"validation.pairs[{index}]", entry) for index, entry in enumerate(data["pairs"]))
     for pair in pairs:
-        Architecture.parse(pair.architecture)
+        space.check(Architecture.parse(str(pair.architecture)))
     validation = Validation(pairs, data["seed"], str(data["date"]))
     for name, value in validation.summary().items():
         if not isinstance(data[name], int | float) or abs(data[name] - value) > 1e-5:

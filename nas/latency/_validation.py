@@ -29,10 +29,10 @@ class Pair:
     drift: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("predicted_ms", "measured_ms"):
+        for name, least in (("predicted_ms", 0), ("measured_ms", 0), ("drift", -1)):
             value = getattr(self, name)
-            if not (np.isfinite(value) and value > 0):
-                raise TableError(f"{name} is {value!r}; it must be a finite number, more than 0")
+            if not (np.isfinite(value) and value > least):
+                raise TableError(f"{name} is {value!r}; it must be a finite number, more than {least}")
 
     @property
     def error(self) -> float:

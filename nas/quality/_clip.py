@@ -36,6 +36,7 @@ class Clip:
         self.tokenizer = tokenizer
         self.preparation = preparation or ImagePreparation.square(model.config.vision_config.image_size)
         self.name = name
+        self._require_sizes_to_fit()
         # Some tokenizers do not know their own limit.
         self.max_length = min(tokenizer.model_max_length, model.config.text_config.max_position_embeddings)
 
@@ -61,6 +62,14 @@ class Clip:
             missing = sorted(report["missing_keys"])
             raise ModelError(f"the CLIP model in {str(source)!r} lacks {len(missing)} weights, such as {missing[0]}")
         return cls(model, tokenizer, ImagePreparation.from_config(config), name=str(source))
+
+    def _require_sizes_to_fit(self) -> None:
+        wanted, given = self.model.config.vision_config.image_size, self.preparation.crop
+        if given is not None and given != (wanted, wanted):
+            raise ModelError(
+                f"{self.name} looks at {wanted}x{wanted} pixels, but its image processor gives {given[0]}x{given[1]}; "
+                "correct its preprocessor_config.json"
+            )
 
     @property
     def device(self) -> torch.device:

@@ -29,8 +29,8 @@ class Action:
 
     Attributes:
         kind: "remove" (one run fewer), "duplicate" (one copy more) or "restore" (put a removed block back). Three more
-            change nothing and name networks in the journal: "keep" the current one, the yardstick of a round's candidates;
-            "full" and "result" those before and after the search.
+            change nothing and name networks in the journal: "keep" the current one, the yardstick of a round's
+            candidates; "full" and "result" those before and after the search.
         place: where; empty if nothing changes.
     """
 

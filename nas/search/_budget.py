@@ -54,33 +54,37 @@ class Profile:
         """The same with a budget that can be met.
 
         Raises:
-            BudgetError: it is no positive number, below the smallest network, or not below the full one although nothing
-                can be added.
+            BudgetError: it is no positive number, below the smallest network, or not below the full one although
+                nothing can be added.
         """
-        attainable = f"attainable is {self.smallest_ms:.2f} ms to {self.full_ms:.2f} ms (the full network)"
+        if fault := self._fault_of(budget_ms):
+            attainable = f"attainable is {self.smallest_ms:.2f} ms to {self.full_ms:.2f} ms (the full network)"
+            raise BudgetError(f"the budget {fault}; {attainable}")
+        return replace(self, budget_ms=float(budget_ms))
+
+    def _fault_of(self, budget_ms: object) -> str:
         number = isinstance(budget_ms, Real) and not isinstance(budget_ms, bool)
         if not number or not math.isfinite(budget_ms) or budget_ms <= 0:
-            raise BudgetError(f"the budget is {budget_ms!r}; it must be a positive number of milliseconds; {attainable}")
+            return f"is {budget_ms!r}; it must be a positive number of milliseconds"
         if budget_ms < self.smallest_ms:
-            raise BudgetError(
-                f"the budget of {budget_ms:.2f} ms is below the smallest network, which takes {self.smallest_ms:.2f} ms "
-                f"with everything skipped that may be; {attainable}"
-            )
+            least = f"takes {self.smallest_ms:.2f} ms with everything skipped that may be"
+            return f"of {budget_ms:.2f} ms is below the smallest network, which {least}"
         if budget_ms >= self.full_ms >= self.largest_ms:
-            raise BudgetError(
-                f"the budget of {budget_ms:.2f} ms is met by the full network and nothing can be added: the space allows "
-                f"no copies or the table has no rows for them; {attainable}"
-            )
-        return replace(self, budget_ms=float(budget_ms))
+            why = "the space allows no copies or the table has no rows for them"
+            return f"of {budget_ms:.2f} ms is met by the full network and nothing can be added: {why}"
+        return ""
 
     def __str__(self) -> str:
         lines = [
-            f"{name:<9}{row.latency_ms:>10.2f} ms {row.share_of_full:>6.0%} of full {row.parameters / 1e6:>9.2f} M weights"
-            for name, row in zip(self.to_frame().index, self.to_frame().itertuples(), strict=True)
+            f"{self._line(row.Index, row.latency_ms)} {row.parameters / 1e6:>9.2f} M weights"
+            for row in self.to_frame().itertuples()
         ]
         if self.budget_ms is not None:
-            lines.append(f"{'budget':<9}{self.budget_ms:>10.2f} ms {self.budget_ms / self.full_ms:>6.0%} of full  can be met")
+            lines.append(f"{self._line('budget', self.budget_ms)}  can be met")
         return "\n".join(lines)
+
+    def _line(self, name: str, latency_ms: float) -> str:
+        return f"{name:<9}{latency_ms:>10.2f} ms {latency_ms / self.full_ms:>6.0%} of full"
 
 
 def profile(space: SearchSpace, lut: Latencies) -> Profile:

@@ -63,14 +63,14 @@ def evolve(
 ) -> Evolution:
     """Evolve a network to a latency budget: Algorithm 1 of SnapFusion (https://arxiv.org/abs/2306.00980).
 
-    In each round the supernet is trained at its current architecture (`train_steps`), then every possible action is judged:
-    removing a block while the network is over the budget; putting a removed one back or duplicating one while it is under.
-    An action's value is its score difference, paired by prompt with the current network's score, a millisecond of predicted
-    latency. The removals of least value are done, or the additions of most, the latter only if their gain is beyond the
-    noise. The search ends when nothing can be added that fits and gains.
+    In each round the supernet is trained at its current architecture (`train_steps`), then every possible action is
+    judged: removing a block while the network is over the budget; putting a removed one back or duplicating one while
+    it is under. An action's value is its score difference, paired by prompt with the current network's score, a
+    millisecond of predicted latency. The removals of least value are done, or the additions of most, of which copies
+    must gain beyond the noise. The search ends when nothing can be added that fits and gains.
 
-    Every judged candidate is a trial of an Optuna study. A run that was stopped at any point, called again with the same
-    arguments, reads what was finished and goes on to the same result. The supernet is left as it was given.
+    Every judged candidate is a trial of an Optuna study. A run that was stopped at any point, called again with the
+    same arguments, reads what was finished and goes on to the same result. The supernet is left as it was given.
 
     Args:
         supernet: the search starts from its `current` architecture and its weights.
@@ -80,10 +80,12 @@ def evolve(
         workdir: folder of this run: journal, checkpoints, and in the end the network. One run a folder.
         seed: decides all training.
         data: latents and text states to train with; needed if anything is trained.
-        teacher: what is distilled from; the full network with the supernet's weights at the start when None.
+        teacher: what is distilled from; the full network with the supernet's weights at the start when None. One that
+            shares the supernet's weights is copied first.
         scheduler: noise schedule and prediction type of the training.
-        probe_steps: distillation steps for each candidate before it is judged, undone afterwards; the current network gets
-            the same before it serves as the yardstick. Without them a copy that starts as the identity cannot gain.
+        probe_steps: distillation steps for each candidate before it is judged, undone afterwards; the current network
+            gets the same before it serves as the yardstick. Without them a copy that starts as the identity cannot
+            gain.
         train_steps: steps of robust training (stochastic skipping, with the teacher) before each round.
         final_steps: distillation steps for the result, without skipping.
         training: further options of all training: batch_size, learning_rate, ...
@@ -91,12 +93,13 @@ def evolve(
             `nas.search.Greedy`.
         candidates: None judges everything in every round; a number only so many, the best of the last ranking, see
             `nas.search.Greedy`.
-        exchanges: how many additions that do not fit may be tried, each made up for by removals, see `nas.search.Greedy`.
+        exchanges: how many additions that do not fit may be tried, each made up for by removals, see
+            `nas.search.Greedy`.
         first_look: judge on this many prompts first, and only the better half of the candidates on all of them.
         max_rounds: after so many rounds what must still be removed goes at once and nothing is added.
         strategy: replaces the greedy one and its three options.
-        measure: whether to measure the result and the full network on the table's device; or a function that does, from a
-            network to ms.
+        measure: whether to measure the result and the full network on the table's device; or a function that does, from
+            a network to ms.
         storage: an Optuna storage URL; a journal file in `workdir` when None.
         report: called with each line for people; when None they go to stderr, if that is a terminal.
 

@@ -10,21 +10,22 @@ from dataclasses import dataclass
 from typing import Any
 
 from nas.errors import SearchError
-from nas.search._actions import Action, additions, delta_ms, removals
+from nas.search._actions import RESTORE, Action, additions, delta_ms, removals
 from nas.search._strategy import ROUNDING, Judgement, State
 
 
 @dataclass(frozen=True)
 class Greedy:
-    """Removes while over the budget, adds while under it.
+    """Removes while over the budget, adds while under it what fits and gains.
 
     Attributes:
-        group_size: how many actions are done at a time: a number of them (int), or the share of the remaining gap that they
-            close together (float in (0, 1]). Large groups need fewer rounds and trust values that were measured one by one.
-        candidates: None judges every possible action in every round. A number k judges only the k that ranked best when last
-            judged (and those never judged); the others keep their old value in the ranking. That is k instead of some
-            dozens of evaluations a round, at the price of values that may be out of date: the value of a block tends to
-            rise as its neighbours go, so what was cheap once may be dear now, but hardly the other way round.
+        group_size: how many actions are done at a time: a number of them (int), or the share of the remaining gap that
+            they close together (float in (0, 1]). Large groups need fewer rounds and trust values that were measured
+            one by one.
+        candidates: None judges every possible action in every round. A number k judges only the k that ranked best when
+            last judged (and those never judged); the others keep their old value in the ranking. That is k instead of
+            some dozens of evaluations a round, at the price of old values: a block that has become cheap to remove
+            since it was last judged is not noticed.
         exchanges: how many additions may be made that only fit if another block goes in the same step. Which one goes
             is decided by the values of earlier rounds; what comes of it is judged as a whole, and the best network of
             all rounds wins. 0 stops when nothing fits any more.
@@ -38,7 +39,7 @@ class Greedy:
         whole = isinstance(self.group_size, int) and self.group_size >= 1
         share = isinstance(self.group_size, float) and 0 < self.group_size <= 1
         if isinstance(self.group_size, bool) or not (whole or share):
-            raise SearchError(f"group_size is {self.group_size!r}; give a whole number from 1 or a share of the gap in (0, 1]")
+            raise SearchError(f"group_size is {self.group_size!r}; give a whole number from 1 or a share in (0, 1]")
         if self.candidates is not None and self.candidates < 1:
             raise SearchError(f"candidates is {self.candidates!r}; give None for all blocks or a number of at least 1")
         if self.exchanges < 0:
@@ -102,7 +103,7 @@ class Greedy:
         return saved_ms >= self.group_size * state.gap_ms
 
     def _addition_group(self, state: State, ranked: list[Judgement]) -> list[Action]:
-        gains = [judgement for judgement in ranked if judgement.difference.settled and judgement.difference.mean > 0]
+        gains = [judgement for judgement in ranked if _gains(judgement)]
         room_ms = _room_ms(state)
         group: list[Action] = []
         spent_ms = 0.0
@@ -118,6 +119,15 @@ class Greedy:
         if isinstance(self.group_size, int):
             return len(group) >= self.group_size
         return spent_ms >= self.group_size * room_ms
+
+
+def _gains(judgement: Judgement) -> bool:
+    """Whether an addition is worth it: a copy must gain beyond the noise, a block of the full network need not.
+
+    Putting one back where there is room costs nothing, and that it helps is likely before it is measured.
+    """
+    sure = judgement.difference.settled or judgement.action.kind == RESTORE
+    return sure and judgement.difference.mean > 0
 
 
 def _room_ms(state: State) -> float:
@@ -141,7 +151,8 @@ def _best_exchange(state: State, gains: list[Judgement]) -> list[Action]:
 def _attraction(judgement: Judgement) -> tuple[int, float, str]:
     """Sort key: removals by loss a millisecond, least first; additions by gain a millisecond, most first.
 
-    Among removals that lose nothing the ratio would prefer whichever saves least time, so there the one that saves most leads.
+    Among removals that lose nothing the ratio would prefer whichever saves least time, so there the one that saves most
+    leads.
     """
     if judgement.action.adds:
         return 0, -judgement.value, judgement.action.place

@@ -107,7 +107,7 @@ class Journal:
             SearchError: the study there is another run's (the message says what differs), or it cannot be read.
         """
         where = storage or str(workdir / JOURNAL)
-        identity = json.loads(json.dumps(identity))  # as it will be read back
+        identity = json.loads(json.dumps(identity, default=str))  # as it will be read back
         with _quiet():
             study = _open_study(workdir, storage, where)
             known = study.user_attrs.get(_IDENTITY)
@@ -165,9 +165,8 @@ def _writing() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StorageError(
-            f"cannot write the journal: {error.strerror or error}; what was finished is kept, the same call goes on from there"
-        ) from error
+        reason = error.strerror or error
+        raise StorageError(f"cannot write the journal: {reason}; what was finished is kept") from error
 
 
 def _open_study(workdir: Path, storage: str | None, where: str) -> optuna.Study:
@@ -179,9 +178,8 @@ def _open_study(workdir: Path, storage: str | None, where: str) -> optuna.Study:
             load_if_exists=True,
         )
     except Exception as error:  # every storage has its own kinds
-        raise SearchError(
-            f"{where} cannot be read as an Optuna study ({' '.join(str(error).split())[:200]}); give another workdir or storage"
-        ) from error
+        reason = " ".join(str(error).split())[:200]
+        raise SearchError(f"{where} cannot be read as an Optuna study ({reason}); give another workdir") from error
 
 
 def _file_storage(path: Path) -> JournalStorage:

@@ -1,4 +1,4 @@
-"""Judging candidates: probe, score, pair with the current network, write down. What is in the journal is read, not run."""
+"""Judging candidates: probe, score, pair with the current network, write down. What the journal has is only read."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Case:
 
     @property
     def is_move(self) -> bool:
-        """Whether it is one of the round's candidates, which are probed, and not the network before or after the search."""
+        """Whether it is one of a round's networks, which are probed, and not the one before or after the search."""
         return self.action not in (FULL, RESULT)
 
     def difference(self, score: Score) -> Any:
@@ -75,7 +75,7 @@ class WeightsClock(Protocol):
 
     @property
     def ahead(self) -> bool:
-        """Whether the weights are of a later round than the one being replayed, so that nothing may be judged with them."""
+        """Whether the weights are of a later round than the one being replayed: nothing may be judged with them."""
 
 
 @dataclass

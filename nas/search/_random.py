@@ -16,7 +16,8 @@ def random_architecture_at(
 ) -> Architecture:
     """A random architecture without copies, just under a latency: nothing removed fits back in.
 
-    Blocks go in random order until the budget is met; then those that were removed come back, in random order, where they fit.
+    Blocks go in random order until the budget is met; then those that were removed come back, in random order, where
+    they fit.
 
     Args:
         space: the search space.

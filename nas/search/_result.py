@@ -32,11 +32,12 @@ class Evolution:
     Attributes:
         architecture: what was found.
         unet: the network, independent of the supernet; a `UNet2DConditionModel` to the rest of diffusers.
-        history: one row a judged candidate: round, action, place, stage, architecture, predicted_ms, delta_ms, score with
-            low and high, delta_score with delta_low, delta_high and settled, value (delta_score / delta_ms), prompts,
-            executed, reused, seconds.
+        history: one row a judged candidate: round, action, place, stage, architecture, predicted_ms, delta_ms, score
+            with low and high, delta_score with delta_low, delta_high and settled, value (delta_score / delta_ms),
+            prompts, executed, reused, seconds.
         steps: what was done, round by round.
-        pareto: the candidates that no other beats in both latency and score, by latency: latency_ms, score, architecture.
+        pareto: the candidates that no other beats in both latency and score, by latency: latency_ms, score,
+            architecture.
         budget_ms: the budget.
         predicted_ms: latency of the result by the table.
         measured_ms: latency of the result, measured; None if it was not measured.
@@ -73,10 +74,9 @@ class Evolution:
         latency = f"{self.predicted_ms:.2f} ms predicted"
         if self.measured_ms is not None:
             latency += f", {self.measured_ms:.2f} ms measured"
-        return (
-            f"Evolution({latency}, budget {self.budget_ms:.2f} ms, full {self.full_ms:.2f} ms; score {self.score.mean:.4f}, "
-            f"full {self.full_score.mean:.4f}; {len(self.removed)} blocks removed, {len(self.added)} added)"
-        )
+        latency += f", budget {self.budget_ms:.2f} ms, full {self.full_ms:.2f} ms"
+        score = f"score {self.score.mean:.4f}, full {self.full_score.mean:.4f}"
+        return f"Evolution({latency}; {score}; {len(self.removed)} blocks removed, {len(self.added)} added)"
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a folder: `evolution.json`, `history.csv` and `unet/`, which diffusers loads. Replaces what was there.
@@ -139,7 +139,8 @@ PARETO_COLUMNS = ["latency_ms", "score", "architecture"]
 
 def pareto_frame(records: Iterable[Record]) -> pd.DataFrame:
     """The networks, judged on all prompts, that no other beats in both predicted latency and score, by latency."""
-    rows = [(record.predicted_ms, record.score, record.architecture) for record in records if record.stage == "complete"]
+    complete = [record for record in records if record.stage == "complete"]
+    rows = [(record.predicted_ms, record.score, record.architecture) for record in complete]
     rows.sort(key=lambda row: (row[0], -row[1]))
     front: list[tuple[float, float, str]] = []
     for row in rows:

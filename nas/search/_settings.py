@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from nas.errors import SearchError
@@ -44,7 +44,8 @@ class Settings:
 
     def identity(self) -> dict[str, Any]:
         """For the journal."""
-        return {**asdict(self), "training": {name: str(value) for name, value in self.training.items()}}
+        plain = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "training"}
+        return {**plain, "training": {name: _named(value) for name, value in self.training.items()}}
 
 
 def fingerprint_of_space(space: SearchSpace) -> str:
@@ -58,6 +59,11 @@ def fingerprint_of_latencies(space: SearchSpace, lut: Latencies) -> str:
     networks = [full.remove(block) for block in space.removable(full)]
     networks += [full.duplicate(block) for block in space.blocks] if can_copy(space, lut) else []
     return _digest([lut.base_ms, *(lut.latency_ms(network) for network in [full, *networks])])
+
+
+def _named(value: Any) -> Any:
+    # Of an object, such as an Accelerator, the class; its text may hold an address, another one each time.
+    return value if isinstance(value, int | float | str | None) else type(value).__name__
 
 
 def _digest(value: Any) -> str:

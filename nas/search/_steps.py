@@ -76,10 +76,9 @@ class Step:
         latency_ms = self.before_ms
         for move in self.moves:
             latency_ms += move.delta_ms
-            yield (
-                f"round {self.round} {move.action} {move.place} {move.delta_ms:+.2f} ms, {name} {move.delta_score:+.4f} "
-                f"({move.value:.4f} per ms) -> {latency_ms:.2f} ms (budget {budget_ms:.2f})"
-            )
+            what = f"round {self.round} {move.action} {move.place} {move.delta_ms:+.2f} ms"
+            worth = f"{name} {move.delta_score:+.4f} ({move.value:.2g} per ms)"
+            yield f"{what}, {worth} -> {latency_ms:.2f} ms (budget {budget_ms:.2f})"
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""

@@ -1,7 +1,8 @@
-"""The three kinds of training in a search: of the supernet between rounds, of candidates on probation, of the result."""
+"""Three kinds of training: of the supernet between rounds, of candidates to be judged, of the result."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -60,8 +61,8 @@ class Lessons:
             return cls(settings, workdir)
         for name, given in (("data", data), ("scheduler", scheduler)):
             if given is None:
-                raise SearchError(f"probe_steps, train_steps and final_steps need {name}=...; give it, or set them to 0")
-        return cls(settings, workdir, data, teacher or supernet.extract(supernet.space.full), scheduler)
+                raise SearchError(f"probe_steps, train_steps and final_steps need {name}=...; give it or set them to 0")
+        return cls(settings, workdir, data, _steady(teacher, supernet), scheduler)
 
     def describe(self) -> dict[str, Any]:
         """What decides the lessons beside the settings, for the journal."""
@@ -103,5 +104,14 @@ class Lessons:
         if not path.exists():
             self.forget()
         seed = self.settings.seed_for(name)
-        options = {"scheduler": self.scheduler, "steps": steps, "seed": seed, "checkpoint": path, **self.settings.training}
-        robust_train(network, self.teacher, self.data, **options)
+        options = {"steps": steps, "seed": seed, "checkpoint": path, **self.settings.training}
+        robust_train(network, self.teacher, self.data, scheduler=self.scheduler, **options)
+
+
+def _steady(teacher: nn.Module | None, supernet: Supernet) -> nn.Module:
+    """A teacher that does not change when the supernet is trained."""
+    if teacher is None:
+        return supernet.extract(supernet.space.full)
+    trained = {id(parameter) for parameter in supernet.parameters()}
+    shared = any(id(parameter) in trained for parameter in teacher.parameters())
+    return copy.deepcopy(teacher) if shared else teacher

@@ -45,9 +45,7 @@ class EvolvedUNet(UNet2DConditionModel):
 
     @register_to_config
     @_with_parameters_of_unet
-    def __init__(
-        self, *, architecture: str | None = None, space_name: str | None = None, **unet_config: Any
-    ) -> None:
+    def __init__(self, *, architecture: str | None = None, space_name: str | None = None, **unet_config: Any) -> None:
         # Read first, so that bad text is refused before anything large is built.
         parsed = None if architecture is None else _parse(architecture)
         super().__init__(**unet_config)

@@ -39,8 +39,8 @@ class Supernet(nn.Module):
     `current`. A skipped block is replaced for the time of the pass, so it does no work, and with nothing skipped the
     very modules of the UNet run: outputs are bit-identical.
 
-    The weights are the UNet's own, not copies: training the supernet trains the UNet that was given. Its structure and
-    mode are left as they are.
+    The weights are the UNet's own, not copies: training the supernet trains the UNet that was given. Move the UNet to
+    its device first. Its structure and mode are left as they are.
 
     Args:
         unet: any `UNet2DConditionModel` whose blocks can be skipped.
@@ -102,7 +102,8 @@ class Supernet(nn.Module):
             sample: noisy latents [b x c x h x w].
             timestep: one number or [b].
             encoder_hidden_states: text states [b x l x d].
-            architecture: what to run; when not given a drawn path in `train()`, `current` in `eval()`.
+            architecture: what to run; when not given a drawn path in `train()`, `current` in `eval()`. Copies that
+                `current` does not have are made for this pass alone; `move_to` makes them stay.
             **unet_kwargs: everything else that `UNet2DConditionModel.forward` takes.
 
         Returns:

@@ -47,8 +47,10 @@ class Batch:
         """The batch with the teacher's output, computed without gradient."""
         if teacher is None:
             return self
+        # A teacher may lie elsewhere, or in another precision, than the network that learns.
         with torch.no_grad(), in_mode(teacher, training=False):
-            return replace(self, teacher=self.run(teacher))
+            said = self.to(*placement(teacher)).run(teacher)
+        return replace(self, teacher=said.to(self.noisy))
 
 
 class Batches:

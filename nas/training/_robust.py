@@ -103,9 +103,12 @@ def robust_train(
         gradient_clip=gradient_clip,
         ema_decay=ema_decay,
     )
+    accelerator = accelerator or _OneProcess()
+    if accelerator.device_placement:
+        supernet.to(accelerator.device)
     run = _Run(supernet, settings, _identity(settings, teacher, data), checkpoint, require_whole_number("every", every))
     batches = Batches(data, scheduler, batch_size=batch_size, seed=seed, empty_context_share=empty_context_share)
-    _train(run, teacher, batches, steps, accelerator or _OneProcess())
+    _train(run, teacher, batches, steps, accelerator)
     run.finish()
     return TrainingLog(run.losses, time.perf_counter() - started)
 
@@ -132,7 +135,9 @@ def _identity(settings: Settings, teacher: nn.Module | None, data: TrainingData)
 
 
 class _OneProcess:
-    """The four calls of `accelerate.Accelerator` that the loop makes, without its process-wide state."""
+    """What the loop uses of `accelerate.Accelerator`, without its process-wide state: it moves nothing."""
+
+    device_placement = False
 
     def prepare(self, *objects: Any) -> tuple[Any, ...]:
         return objects

@@ -121,7 +121,7 @@ def _added_conditions(config: dict[str, Any], batch: int, random: _Random) -> di
 def _class_labels(config: dict[str, Any], batch: int, random: _Random) -> torch.Tensor | None:
     kind = config["class_embed_type"]
     if kind is None:
-        return None if config["num_class_embeds"] is None else random(batch).long().clamp(0, 0)
+        return None if config["num_class_embeds"] is None else torch.zeros_like(random(batch), dtype=torch.long)
     if kind == "timestep":
         return random(batch)
     if kind in ("projection", "simple_projection"):

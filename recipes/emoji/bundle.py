@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from clip_model import MEAN, STD, load_clip, load_tokenizer
-from data import load_split
+from data import drawn, load_split
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from PIL import Image
 from safetensors.torch import save_file
@@ -95,11 +95,17 @@ def write_index(out: Path) -> None:
 
 
 def write_data(out: Path) -> None:
-    """Captions of every split, and sheets of the held-out pictures in the captions' order."""
+    """Captions of every split, and sheets of the held-out pictures in the captions' order.
+
+    `drawn` marks the train captions that the UNet was trained on.
+    """
     for side in SPLITS:
         split = load_split(side)
         rows = [{"caption": pair["caption"], "style": STYLES[pair["style"]], "concept": pair["concept"],
-                 "source": pair["style"]} for pair in split.pairs]  # fmt: skip
+                 "source": pair["style"], "category": pair["category"]} for pair in split.pairs]  # fmt: skip
+        if side == "train":
+            trained = set(drawn(split.pairs))
+            rows = [{**row, "drawn": index in trained} for index, row in enumerate(rows)]
         write_json(out / "captions" / f"{side}.json", rows)
         if side != "train":
             write_sheet(split.images, out / "pictures" / f"{side}.png")

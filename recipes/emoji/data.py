@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from settings import DATASET
+from settings import DATASET, DRAWN_CATEGORIES
 
 
 class Split(NamedTuple):
@@ -21,6 +21,11 @@ def load_split(side: str) -> Split:
     pairs = json.loads((DATASET / "pairs.json").read_text())
     chosen = [index for index, pair in enumerate(pairs) if pair["split"] == side]
     return Split(images[chosen], [pairs[index] for index in chosen])
+
+
+def drawn(pairs: list[dict]) -> list[int]:
+    """Indices of the pairs that the UNet trains on."""
+    return [index for index, pair in enumerate(pairs) if pair["category"] in DRAWN_CATEGORIES]
 
 
 def to_unit(images: np.ndarray) -> torch.Tensor:

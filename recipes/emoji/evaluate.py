@@ -17,7 +17,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from clip_model import load_tokenizer, ranks, recall, retrieval, text_embeddings, vision_embeddings
-from data import load_split, to_unit
+from data import drawn, load_split, to_unit
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from embed_pictures import to_batch
 from PIL import Image
@@ -48,9 +48,9 @@ def clip_scores(clip: CLIPModel, side: str) -> dict[str, float]:
 
 
 def train_choice(count: int, seed: int) -> list[int]:
-    """Indices of train pictures of `count` different concepts, styles at random."""
+    """Indices of pictures that the UNet was trained on, of `count` different concepts, styles at random."""
     pairs = load_split("train").pairs
-    order = np.random.default_rng(seed).permutation(len(pairs))
+    order = np.random.default_rng(seed).permutation(drawn(pairs))
     first: dict[str, int] = {}
     for index in order:
         first.setdefault(pairs[index]["concept"], int(index))
@@ -96,7 +96,7 @@ def generation_scores(clip: CLIPModel, pictures: np.ndarray, picks: list[int]) -
     right = torch.arange(len(picks))
     found = ranks(vision_embeddings(clip, to_batch(pictures)), texts, right)
     real = ranks(vision_embeddings(clip, to_batch(train.images[picks])), texts, right)
-    others = pooled(clip, train.images[np.setdiff1d(np.arange(len(train.images)), picks)][::3])
+    others = pooled(clip, train.images[np.setdiff1d(drawn(train.pairs), picks)])
     return {"captions": len(picks), "own_caption_first": recall(found, 1), "own_caption_in_top_5": recall(found, 5),
             "real_pictures_own_caption_first": recall(real, 1), "real_pictures_own_caption_in_top_5": recall(real, 5),
             "kid": kernel_distance(pooled(clip, pictures), others),

@@ -23,6 +23,7 @@ from settings import AUTOENCODER, IMAGE_SIZE
 # Small: a latent that is mostly posterior noise wastes the channels (2e-5 left three of the four nearly unused).
 KL_WEIGHT = 1e-6
 INITIAL_LOG_VARIANCE = -6.0
+COLOUR_WEIGHT = 2.0  # without it the latents hold shapes long before they hold what is green
 PEAK_RATE = 2e-3
 
 
@@ -57,11 +58,12 @@ def augment(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 
 
 def loss_of(vae: AutoencoderKL, images: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean squared error (plus a little absolute error, for edges) and KL to the unit Gaussian, per picture."""
+    """Mean squared error (plus absolute error, for edges, and that of mean colours) and KL, per picture."""
     posterior = vae.encode(images).latent_dist
     decoded = vae.decode(posterior.sample(generator)).sample
     squared = F.mse_loss(decoded, images)
-    loss = squared + 0.05 * F.l1_loss(decoded, images) + KL_WEIGHT * posterior.kl().mean()
+    colour = F.mse_loss(F.avg_pool2d(decoded, 4), F.avg_pool2d(images, 4))
+    loss = squared + 0.05 * F.l1_loss(decoded, images) + COLOUR_WEIGHT * colour + KL_WEIGHT * posterior.kl().mean()
     return loss, squared
 
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from clip_model import WIDTH
+from data import drawn, load_split
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from settings import LATENT_SIZE, UNET
 
@@ -52,11 +53,12 @@ class Batch(NamedTuple):
 
 
 class TrainSet:
-    """Latents and text states in memory."""
+    """Latents and text states of the pictures that the UNet learns to draw, in memory."""
 
     def __init__(self) -> None:
-        self.latents = torch.from_numpy(np.load(UNET / "latents.npy"))
-        self.states = torch.from_numpy(np.load(UNET / "states.npy"))
+        picks = drawn(load_split("train").pairs)
+        self.latents = torch.from_numpy(np.load(UNET / "latents.npy")[picks])
+        self.states = torch.from_numpy(np.load(UNET / "states.npy")[picks])
         self.empty = torch.from_numpy(np.load(UNET / "empty.npy"))
         self.scheduler = build_scheduler()
 

@@ -125,6 +125,9 @@ CORRUPTIONS = {
     "no pairs": (edit(lambda d: d["validation"].update(pairs=[])), "validation"),
     "negative pair": (edit(lambda d: d["validation"]["pairs"][1].update(measured_ms=-3)), r"validation.pairs\[1\]"),
     "unreadable pair": (edit(lambda d: d["validation"]["pairs"][1].update(architecture="x")), "architecture"),
+    "numeric pair": (edit(lambda d: d["validation"]["pairs"][1].update(architecture=5)), "architecture"),
+    "foreign pair": (edit(lambda d: d["validation"]["pairs"][1].update(architecture="mid.resnet=1")), "architecture"),
+    "text drift": (edit(lambda d: d["validation"]["pairs"][1].update(drift="little")), r"validation.pairs\[1\]"),
     "flattering figures": (edit(lambda d: d["validation"].update(mean_error=0.001)), "validation.mean_error"),
     "text figures": (edit(lambda d: d["validation"].update(mean_error="good")), "validation.mean_error"),
 }

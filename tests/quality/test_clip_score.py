@@ -85,12 +85,12 @@ def test_subsets_have_the_noise_and_scores_of_the_whole(tiny_pipeline, judge):
             judge.subset(count, first=start)
 
 
-def test_guidance_and_size_matter(tiny_pipeline):
-    unet = tiny_pipeline.unet
-    free = ClipScore(tiny_pipeline, prompts=PROMPTS[:2], steps=2, guidance_scale=1.0)
-    guided = ClipScore(tiny_pipeline, prompts=PROMPTS[:2], steps=2, guidance_scale=8.0)
+def test_guidance_and_size_matter(shared_pipeline):
+    unet = shared_pipeline.unet
+    free = ClipScore(shared_pipeline, prompts=PROMPTS[:2], steps=2, guidance_scale=1.0)
+    guided = ClipScore(shared_pipeline, prompts=PROMPTS[:2], steps=2, guidance_scale=8.0)
     assert not np.allclose(free(unet).values, guided(unet).values)
-    large = ClipScore(tiny_pipeline, prompts=PROMPTS[:2], steps=1, height=24, width=32)
+    large = ClipScore(shared_pipeline, prompts=PROMPTS[:2], steps=1, height=24, width=32)
     assert large.images(unet).shape == (2, 24, 32, 3)
     assert -1 <= large(unet).mean <= 1
 
@@ -116,10 +116,10 @@ def test_describe_is_json_and_tells_scorers_apart(tiny_pipeline, judge):
     assert judge.subset(3).describe() != judge.subset(3, first=1).describe()
 
 
-def test_long_prompts_are_cut_and_counted(tiny_pipeline):
-    judge = ClipScore(tiny_pipeline, prompts=["a cat", "a cat of more letters than fit"], steps=1)
+def test_long_prompts_are_cut_and_counted(shared_pipeline):
+    judge = ClipScore(shared_pipeline, prompts=["a cat", "a cat of more letters than fit"], steps=1)
     assert judge.describe()["truncated_prompts"] == 1
-    assert np.isfinite(judge(tiny_pipeline.unet).values).all()
+    assert np.isfinite(judge(shared_pipeline.unet).values).all()
 
 
 def test_a_network_that_diverges_has_the_worst_score(judge, tiny_unet):
@@ -128,18 +128,18 @@ def test_a_network_that_diverges_has_the_worst_score(judge, tiny_unet):
     assert judge(tiny_unet).mean == -1
 
 
-def test_clip_may_be_a_folder_a_model_or_a_clip(tiny_pipeline, tiny_clip, judge):
-    expected = judge.subset(2)(tiny_pipeline.unet).values
+def test_clip_may_be_a_folder_a_model_or_a_clip(shared_pipeline, tiny_clip, judge):
+    expected = judge.subset(2)(shared_pipeline.unet).values
     for clip in (tiny_clip, str(tiny_clip), CLIPModel.from_pretrained(tiny_clip), Clip.load(tiny_clip)):
-        own = ClipScore(tiny_pipeline, prompts=PROMPTS[:2], steps=2, batch_size=2, clip=clip)
-        assert np.array_equal(own(tiny_pipeline.unet).values, expected)
+        own = ClipScore(shared_pipeline, prompts=PROMPTS[:2], steps=2, batch_size=2, clip=clip)
+        assert np.array_equal(own(shared_pipeline.unet).values, expected)
         assert own.clip.fingerprint() == judge.clip.fingerprint()
 
 
-def test_a_model_from_memory_takes_the_pipelines_tokenizer(tiny_pipeline):
-    judge = ClipScore(tiny_pipeline, prompts=PROMPTS[:1], steps=1, clip=make_clip(make_tokenizer()))
+def test_a_model_from_memory_takes_the_pipelines_tokenizer(shared_pipeline):
+    judge = ClipScore(shared_pipeline, prompts=PROMPTS[:1], steps=1, clip=make_clip(make_tokenizer()))
     assert judge.clip.preparation == ImagePreparation.square(16)
-    assert -1 <= judge(tiny_pipeline.unet).mean <= 1
+    assert -1 <= judge(shared_pipeline.unet).mean <= 1
 
 
 @pytest.mark.parametrize(
@@ -156,9 +156,9 @@ def test_a_model_from_memory_takes_the_pipelines_tokenizer(tiny_pipeline):
         ({"clip": "no/such/folder"}, "cannot read a CLIP model"),
     ],
 )
-def test_bad_arguments(tiny_pipeline, changes, sentence):
+def test_bad_arguments(shared_pipeline, changes, sentence):
     with pytest.raises(NasError, match=sentence):
-        ClipScore(tiny_pipeline, **{"prompts": PROMPTS, **changes})
+        ClipScore(shared_pipeline, **{"prompts": PROMPTS, **changes})
 
 
 def test_clip_missing_or_corrupt(tiny_pipeline, tiny_pipeline_dir, tiny_clip, tmp_path):
@@ -172,7 +172,7 @@ def test_clip_missing_or_corrupt(tiny_pipeline, tiny_pipeline_dir, tiny_clip, tm
             ClipScore(tiny_pipeline, prompts=PROMPTS, clip=broken)
 
 
-def test_clip_that_lacks_weights(tiny_pipeline, tiny_clip, tmp_path):
+def test_clip_that_lacks_weights(shared_pipeline, tiny_clip, tmp_path):
     from safetensors.torch import load_file, save_file
 
     broken = shutil.copytree(tiny_clip, tmp_path / "clip")
@@ -180,7 +180,7 @@ def test_clip_that_lacks_weights(tiny_pipeline, tiny_clip, tmp_path):
     weights.pop("visual_projection.weight")
     save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ModelError, match=r"lacks 1 weights, such as visual_projection\.weight"):
-        ClipScore(tiny_pipeline, prompts=PROMPTS, clip=broken)
+        ClipScore(shared_pipeline, prompts=PROMPTS, clip=broken)
 
 
 def test_a_network_of_another_pipeline(judge, tiny_config):
@@ -195,3 +195,11 @@ def test_a_pipeline_like_sdxl(tiny_pipeline):
     tiny_pipeline.unet.register_to_config(addition_embed_type="text_time")
     with pytest.raises(ModelError, match="SDXL"):
         ClipScore(tiny_pipeline, prompts=PROMPTS)
+
+
+def test_an_image_processor_of_another_size(shared_pipeline, tiny_clip, tmp_path):
+    broken = shutil.copytree(tiny_clip, tmp_path / "clip")
+    changed = {**PROCESSOR, "crop_size": {"height": 8, "width": 8}}
+    (broken / "preprocessor_config.json").write_text(json.dumps(changed))
+    with pytest.raises(ModelError, match="looks at 16x16 pixels, but its image processor gives 8x8"):
+        ClipScore(shared_pipeline, prompts=PROMPTS, clip=broken)

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from diffusers import UNet2DConditionModel
 from fakes import AdditiveScorer, AdditiveTable, QuickSupernet
 
 import nas
 from nas import Evolution, SearchSpace
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """These networks are too small to share out; on a busy machine threads would wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")
@@ -51,7 +61,9 @@ def scorer(small_space: SearchSpace) -> AdditiveScorer:
 
 
 @pytest.fixture
-def evolve(supernet: QuickSupernet, table: AdditiveTable, scorer: AdditiveScorer, tmp_path: Path) -> Callable[..., Evolution]:
+def evolve(
+    supernet: QuickSupernet, table: AdditiveTable, scorer: AdditiveScorer, tmp_path: Path
+) -> Callable[..., Evolution]:
     """`nas.evolve` with everything filled in that a test does not say."""
 
     def run(**options: object) -> Evolution:

@@ -1,4 +1,4 @@
-"""A scorer and a latency table whose every figure is known, so that the best choice can be worked out by brute force."""
+"""A scorer and a latency table whose every figure is known, so that brute force finds the best choice."""
 
 from __future__ import annotations
 
@@ -42,8 +42,9 @@ class AdditiveScorer:
         architecture = unet.architecture
         self.calls.append((str(architecture), self.prompts))
         rng = np.random.default_rng([ord(letter) for letter in str(architecture)])
-        offsets = np.linspace(-1, 1, 64)[self.first : self.first + self.prompts]  # prompts differ, for all networks alike
-        noise = self.noise * rng.standard_normal(64)[self.first : self.first + self.prompts]
+        mine = slice(self.first, self.first + self.prompts)
+        offsets = np.linspace(-1, 1, 64)[mine]  # prompts differ, for all networks alike
+        noise = self.noise * rng.standard_normal(64)[mine]
         return Score.of(self.mean(architecture) + offsets + noise, seconds=0.5)
 
     def mean(self, architecture: Architecture) -> float:

@@ -81,9 +81,12 @@ def search(workdir: Path) -> dict:
         measure=False,
         **STEPS,
     )
-    weights = {name: tensor.double().sum().item() for name, tensor in result.unet.state_dict().items()}
-    history = result.history.drop(columns=["seconds"]).to_csv(index=False)
-    return {"history": history, "architecture": str(result.architecture), "weights": weights, "score": result.score.mean}
+    return {
+        "history": result.history.drop(columns=["seconds"]).to_csv(index=False),
+        "architecture": str(result.architecture),
+        "weights": {name: tensor.double().sum().item() for name, tensor in result.unet.state_dict().items()},
+        "score": result.score.mean,
+    }
 
 
 def killed(workdir: Path, passes: int) -> bool:

@@ -23,7 +23,8 @@ def state_of(table: AdditiveTable, budget_ms: float, **more: object) -> State:
 
 def judged(state: State, action: Action, delta: float, *, reach: float = 0.0, round: int = 0) -> Judgement:
     """A judgement with the score difference `delta`, sure up to `reach`."""
-    blank = Judgement(action, state.architecture, 0.0, 0.0, SCORE, Difference(delta, delta - reach, delta + reach), round)
+    difference = Difference(delta, delta - reach, delta + reach)
+    blank = Judgement(action, state.architecture, 0.0, 0.0, SCORE, difference, round)
     return blank.rebased(state.architecture, state.lut)
 
 
@@ -83,14 +84,22 @@ def test_a_share_of_the_gap_is_closed(even_table: AdditiveTable, places: list[st
     assert len(Greedy(group_size=1).choose(last, pool)) == 8
 
 
-def test_adds_only_gains_beyond_the_noise(even_table: AdditiveTable, places: list[str]) -> None:
-    gone = even_table.space.full.remove(places[0]).remove(places[1]).remove(places[2])
-    state = state_of(even_table, 29.0, architecture=gone, latency_ms=27.0, copies=False)
-    actions = [Action("restore", place) for place in places[:3]]
+def test_copies_must_gain_beyond_the_noise(even_table: AdditiveTable, places: list[str]) -> None:
+    state = state_of(even_table, 31.0)
+    actions = [Action("duplicate", place) for place in places[:3]]
     unsure = [judged(state, actions[0], 0.05, reach=0.06), judged(state, actions[1], -0.01)]
     assert Greedy().choose(state, unsure) == []
     sure = [*unsure, judged(state, actions[2], 0.02, reach=0.01)]
     assert Greedy().choose(state, sure) == [actions[2]]
+
+
+def test_blocks_come_back_if_they_gain_at_all(even_table: AdditiveTable, places: list[str]) -> None:
+    gone = even_table.space.full.remove(places[0]).remove(places[1])
+    state = state_of(even_table, 29.0, architecture=gone, latency_ms=28.0, copies=False)
+    actions = [Action("restore", place) for place in places[:2]]
+    assert Greedy().choose(state, [judged(state, action, -0.01, reach=0.05) for action in actions]) == []
+    unsure = [judged(state, actions[0], 0.01, reach=0.05), judged(state, actions[1], 0.02, reach=0.05)]
+    assert Greedy().choose(state, unsure) == [actions[1]]
 
 
 def test_judges_the_best_of_the_last_ranking_and_what_was_never_judged(

@@ -142,9 +142,9 @@ def test_gradient_checkpointing_gives_the_same_gradients(evolved, inputs):
 def smallest() -> tuple[EvolvedUNet, dict, torch.Tensor]:
     config = {
         "sample_size": 4,
-        "block_out_channels": (4, 8),
-        "down_block_types": ("DownBlock2D", "DownBlock2D"),
-        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+        "block_out_channels": (4,),
+        "down_block_types": ("DownBlock2D",),
+        "up_block_types": ("CrossAttnUpBlock2D",),
         "layers_per_block": 1,
         "cross_attention_dim": 4,
         "attention_head_dim": 1,
@@ -153,7 +153,7 @@ def smallest() -> tuple[EvolvedUNet, dict, torch.Tensor]:
     torch.manual_seed(0)
     unet = UNet2DConditionModel(**config)
     space = SearchSpace.from_unet(unet, context_length=2)
-    architecture = space.empty.with_choice("up.1.attention.0", "2").with_choice("mid.resnet.0", "2")
+    architecture = space.empty.with_choice("up.0.attention.0", "2").with_choice("mid.resnet.0", "2")
     evolved = Supernet(unet, space, duplicate_init="plain").extract(architecture)
     inputs = example_inputs(space, Workload.of(space, batch_size=1))
     return evolved, inputs, run(evolved, inputs)

@@ -60,7 +60,9 @@ def test_only_blocks_that_are_there_are_drawn(tiny_unet, tiny_space):
     supernet.move_to(current)
     drawn = [supernet.draw_path() for _ in range(200)]
     assert all(path.runs(place) <= current.runs(place) for path in drawn for place in current.places)
-    assert {path.runs("up.1.resnet.0") for path in drawn} == {0, 1, 2}, "the block and its copy are skipped on their own"
+    assert {path.runs("up.1.resnet.0") for path in drawn} == {0, 1, 2}, (
+        "the block and its copy are skipped on their own"
+    )
 
 
 def test_fixed_blocks_always_run(tiny_unet, tiny_space):

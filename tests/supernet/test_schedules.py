@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -32,7 +33,7 @@ def test_by_depth_grows_in_network_order(tiny_space):
     values = [table[block.place] for block in tiny_space.blocks]
     assert values[0] == pytest.approx(0.1)
     assert values[-1] == pytest.approx(0.5)
-    steps = [late - early for early, late in zip(values, values[1:], strict=False)]
+    steps = [late - early for early, late in pairwise(values)]
     assert steps == pytest.approx([0.4 / (len(values) - 1)] * len(steps))
 
 

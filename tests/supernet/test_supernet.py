@@ -15,7 +15,7 @@ from nas import Architecture, SearchSpace, Supernet, Workload
 from nas.errors import ArchitectureError, ModelError, SearchSpaceError
 from nas.unet import block_inputs, block_of, example_inputs, make_block, make_shortcut, own_structure
 
-SHARED = settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+SHARED = settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.fixture
@@ -176,7 +176,9 @@ def test_the_state_dict_has_the_keys_of_the_unet(tiny_unet, supernet):
 def test_an_error_in_a_pass_leaves_the_supernet_whole(supernet, inputs):
     expected = supernet(**inputs)[0]
     with pytest.raises(RuntimeError):
-        supernet(**{**inputs, "encoder_hidden_states": torch.zeros(2, 5, 3)}, architecture=with_copies(supernet.space, 0))
+        supernet(
+            **{**inputs, "encoder_hidden_states": torch.zeros(2, 5, 3)}, architecture=with_copies(supernet.space, 0)
+        )
     assert torch.equal(supernet(**inputs)[0], expected)
 
 

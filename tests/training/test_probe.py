@@ -103,7 +103,7 @@ def test_every_candidate_sees_the_same_batches(supernet, small_space, teacher, t
 
 
 def test_the_loss_falls(candidate, teacher, training_data):
-    prober = Probe(teacher, training_data, **{**OPTIONS, "steps": 10})
+    prober = Probe(teacher, training_data, **{**OPTIONS, "steps": 6})
 
     def loss(network):
         with torch.no_grad():

@@ -13,50 +13,50 @@ from nas.training import synthetic_data
 PROMPTS = ["a red cat", "two dogs", "sun"]
 
 
-def test_latents_and_contexts_are_the_stock_pipelines(tiny_pipeline):
-    data = synthetic_data(tiny_pipeline, PROMPTS, steps=2, guidance_scale=3.0, seed=4, batch_size=2)
+def test_latents_and_contexts_are_the_stock_pipelines(shared_pipeline):
+    data = synthetic_data(shared_pipeline, PROMPTS, steps=2, guidance_scale=3.0, seed=4, batch_size=2)
     noise = prompt_noise(3, (4, 8, 8), seed=4)
-    expected = tiny_pipeline(PROMPTS, latents=noise, num_inference_steps=2, guidance_scale=3.0, output_type="latent")
+    expected = shared_pipeline(PROMPTS, latents=noise, num_inference_steps=2, guidance_scale=3.0, output_type="latent")
     torch.testing.assert_close(data.latents, expected.images, rtol=1e-4, atol=1e-5)
-    prompt, negative = tiny_pipeline.encode_prompt(PROMPTS, "cpu", 1, True)
+    prompt, negative = shared_pipeline.encode_prompt(PROMPTS, "cpu", 1, True)
     torch.testing.assert_close(data.contexts, prompt)
     torch.testing.assert_close(data.empty_context, negative[:1])
     assert not data.latents.is_inference()
 
 
-def test_the_file_is_read_when_it_holds_this_very_data(tiny_pipeline, tmp_path, monkeypatch):
+def test_the_file_is_read_when_it_holds_this_very_data(shared_pipeline, tmp_path, monkeypatch):
     path = tmp_path / "data.safetensors"
-    first = synthetic_data(tiny_pipeline, PROMPTS, steps=1, path=path)
+    first = synthetic_data(shared_pipeline, PROMPTS, steps=1, path=path)
     written = path.read_bytes()
     monkeypatch.setattr("nas.training._synthetic._sample", None)
-    again = synthetic_data(tiny_pipeline, PROMPTS, steps=1, path=path)
+    again = synthetic_data(shared_pipeline, PROMPTS, steps=1, path=path)
     assert torch.equal(again.latents, first.latents)
     assert path.read_bytes() == written
 
 
 @pytest.mark.parametrize("change", ["prompts", "steps", "seed", "guidance", "teacher"])
-def test_the_file_is_replaced_when_it_holds_other_data(tiny_pipeline, tmp_path, change):
+def test_the_file_is_replaced_when_it_holds_other_data(shared_pipeline, tmp_path, change):
     path = tmp_path / "data.safetensors"
     options = {"prompts": PROMPTS[:2], "steps": 1, "seed": 0, "guidance_scale": 2.0, "unet": None}
-    first = synthetic_data(tiny_pipeline, **options, path=path)
-    teacher = copy.deepcopy(tiny_pipeline.unet)
+    first = synthetic_data(shared_pipeline, **options, path=path)
+    teacher = copy.deepcopy(shared_pipeline.unet)
     torch.nn.init.ones_(teacher.conv_out.bias)
     other = {"prompts": PROMPTS[1:], "steps": 2, "seed": 1, "guidance_scale": 3.0, "unet": teacher}
     name = {"guidance": "guidance_scale", "teacher": "unet"}.get(change, change)
-    second = synthetic_data(tiny_pipeline, **{**options, name: other[name]}, path=path)
+    second = synthetic_data(shared_pipeline, **{**options, name: other[name]}, path=path)
     assert not torch.equal(first.latents, second.latents)
 
 
-def test_a_file_of_something_else_is_not_overwritten(tiny_pipeline, tmp_path):
+def test_a_file_of_something_else_is_not_overwritten(shared_pipeline, tmp_path):
     path = tmp_path / "notes.txt"
     path.write_text("important")
     with pytest.raises(ModelError, match="corrupt or no safetensors"):
-        synthetic_data(tiny_pipeline, PROMPTS, steps=1, path=path)
+        synthetic_data(shared_pipeline, PROMPTS, steps=1, path=path)
     assert path.read_text() == "important"
 
 
-def test_bad_arguments(tiny_pipeline):
+def test_bad_arguments(shared_pipeline):
     with pytest.raises(NasError, match="no prompts"):
-        synthetic_data(tiny_pipeline, [])
+        synthetic_data(shared_pipeline, [])
     with pytest.raises(NasError, match="steps is 0"):
-        synthetic_data(tiny_pipeline, PROMPTS, steps=0)
+        synthetic_data(shared_pipeline, PROMPTS, steps=0)

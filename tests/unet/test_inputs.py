@@ -41,7 +41,8 @@ def test_blocks_get_the_shapes_that_the_unet_gives_them(tiny_unet, tiny_space, h
     unet = share_structure(tiny_unet)
     for block in tiny_space.blocks:
         block_of(unet, block).register_forward_pre_hook(
-            lambda module, args, kwargs, place=block.place: shapes.update({place: _shapes(args, kwargs)}), with_kwargs=True
+            lambda module, args, kwargs, place=block.place: shapes.update({place: _shapes(args, kwargs)}),
+            with_kwargs=True,
         )
     unet(**example_inputs(tiny_space, workload))
     assert shapes == {block.place: _shapes(*block_inputs(block, workload)) for block in tiny_space.blocks}

@@ -30,7 +30,8 @@ def test_the_unet_calls_what_is_put_at_a_place(tiny_unet):
 
 
 @pytest.mark.parametrize(
-    "place", ["", "down", "down.9.resnet.0", "down.0.resnet.2", "down.0.resnet.-1", "down.2.attention.0", "left.0.resnet.0"]
+    "place",
+    ["", "down", "down.9.resnet.0", "down.0.resnet.2", "down.0.resnet.-1", "down.2.attention.0", "left.0.resnet.0"],
 )
 def test_a_place_that_does_not_exist_is_refused(tiny_unet, place: str):
     with pytest.raises(ArchitectureError, match="has no place"):

@@ -1,0 +1,134 @@
+"""`nas lut` on a space small enough to be measured in a second or so."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from nas import LatencyTable, SearchSpace
+from nas.demo import SMOKE
+from nas.latency import _building, _network
+
+Run = Callable[..., object]
+
+
+@pytest.fixture(autouse=True)
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands measure each thing once."""
+    for module in (_building, _network):
+        measure = module.measure
+        monkeypatch.setattr(
+            module, "measure", lambda run, canary, timing, measure=measure: measure(run, canary, SMOKE.timing)
+        )
+
+
+@pytest.fixture(scope="session")
+def small_space(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A space of two resolutions, as a file."""
+    config = {
+        "sample_size": 4,
+        "block_out_channels": (4, 8),
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+        "layers_per_block": 1,
+        "cross_attention_dim": 4,
+        "attention_head_dim": 2,
+        "norm_num_groups": 2,
+    }
+    path = tmp_path_factory.mktemp("space") / "small.yaml"
+    SearchSpace.from_config(config, name="small", context_length=3).save(path)
+    return path
+
+
+@pytest.fixture
+def table(nas_command: Run, small_space: Path, tmp_path: Path) -> Path:
+    path = tmp_path / "lut.yaml"
+    assert nas_command("lut", "build", "--space", small_space, "--threads", 1, "--out", path).status == 0
+    return path
+
+
+def test_build_writes_a_table_that_loads(nas_command: Run, small_space: Path, tmp_path: Path) -> None:
+    path = tmp_path / "new" / "lut.yaml"
+    outcome = nas_command("lut", "build", "--space", small_space, "--batch-size", 3, "--out", path, "--json")
+    lut = LatencyTable.load(path)
+    assert outcome.document["file"] == str(path)
+    assert outcome.document["full_ms"] == pytest.approx(lut.latency_ms(lut.space.full))
+    assert (lut.workload.batch_size, lut.space.name, lut.device) == (3, "small", "torch-cpu")
+
+
+def test_show_prints_every_row(nas_command: Run, table: Path) -> None:
+    lut = LatencyTable.load(table)
+    text = nas_command("lut", "show", table).out
+    assert all(signature in text for signature in lut.rows)
+    assert lut.provenance["hardware"] in text
+    assert "not validated" in text
+    document = nas_command("lut", "show", table, "--json").document
+    assert document["rows"].keys() == lut.rows.keys()
+    assert document["base_ms"] == lut.base_ms
+    assert document["validation"] is None
+
+
+def test_validate_prints_fractions_and_keeps_them_in_the_table(nas_command: Run, table: Path) -> None:
+    document = nas_command("lut", "validate", table, "--networks", 3, "--seed", 7, "--json").document
+    assert {"mean_error", "worst_error", "within_5", "within_10", "spearman"} <= document.keys()
+    assert 0 <= document["within_5"] <= document["within_10"] <= 1
+    assert document["mean_error"] <= document["worst_error"]
+    kept = LatencyTable.load(table).validation
+    assert (len(kept.pairs), kept.seed) == (3, 7)
+    assert kept.mean_error == pytest.approx(document["mean_error"])
+    assert "rank correlation" in nas_command("lut", "show", table).out
+
+
+@pytest.mark.parametrize("text", ["", "{", "rows: [1", "schema: 99", "- 1"])
+def test_a_damaged_table_is_one_sentence_and_is_left_alone(nas_command: Run, tmp_path: Path, text: str) -> None:
+    path = tmp_path / "lut.yaml"
+    path.write_text(text)
+    for command in ("show", "validate"):
+        outcome = nas_command("lut", command, path)
+        assert (outcome.status, outcome.err.count("\n")) == (1, 1)
+        assert "lut.yaml" in outcome.err
+    assert path.read_text() == text
+
+
+@pytest.mark.parametrize("value", [-1.0, 0.0, float("nan")])
+def test_an_impossible_row_is_refused(nas_command: Run, table: Path, value: float) -> None:
+    data = yaml.safe_load(table.read_text())
+    data["rows"][0]["median_ms"] = value
+    table.write_text(yaml.safe_dump(data))
+    outcome = nas_command("lut", "show", table)
+    assert outcome.status == 1
+    assert "median_ms" in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        (("--space", "sd99"), "sd15"),
+        (("--device", "abacus"), "abacus"),
+        (("--out", "/proc/nowhere/lut.yaml"), "/proc/nowhere"),
+    ],
+)
+def test_what_build_cannot_do_is_one_sentence(
+    nas_command: Run, small_space: Path, tmp_path: Path, changes: tuple, word: str
+) -> None:
+    arguments = {"--space": small_space, "--out": tmp_path / "lut.yaml", "--threads": 1, **dict([changes])}
+    outcome = nas_command("lut", "build", *(item for pair in arguments.items() for item in pair))
+    assert (outcome.status, outcome.err.count("\n")) == (1, 1)
+    assert word in outcome.err
+
+
+def test_no_space_on_disk_leaves_the_old_table(nas_command: Run, table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = table.read_bytes()
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    outcome = nas_command("lut", "validate", table, "--networks", 2)
+    assert outcome.status == 1
+    assert "o space left" in outcome.err
+    assert table.read_bytes() == before
+    assert sorted(path.name for path in table.parent.iterdir()) == ["lut.yaml"]

@@ -1,0 +1,55 @@
+"""README's Python runs, and its commands are commands."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+import nas
+from nas.cli._main import build_parser
+from nas.demo import SMOKE
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, flags=re.DOTALL | re.MULTILINE)
+
+
+def hurried(monkeypatch: pytest.MonkeyPatch, name: str, **options: object) -> None:
+    """Let a name of the façade be called with some options changed."""
+    call = getattr(nas, name)
+    monkeypatch.setattr(nas, name, lambda *args, **given: call(*args, **{**given, **options}))
+
+
+def test_the_python_example_runs(tiny_bundled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As written, but for a tiny model, few prompts and steps, and one round."""
+    (example,) = blocks("python")
+    assert 10 <= len(example.splitlines()) <= 15
+    measure = nas.LatencyTable.measure
+    monkeypatch.setattr(nas.LatencyTable, "measure", lambda *a, **options: measure(*a, **options, timing=SMOKE.timing))
+    hurried(monkeypatch, "ClipScore", prompts=["a", "b"], steps=1)
+    hurried(monkeypatch, "evolve", group_size=1.0)
+    monkeypatch.chdir(tmp_path)
+    namespace: dict = {}
+    exec(compile(example, "README.md", "exec"), namespace)
+    assert namespace["result"].predicted_ms <= namespace["result"].budget_ms
+    assert (tmp_path / "apple.png").is_file()
+    assert (tmp_path / "pareto.png").is_file()
+
+
+def test_the_commands_parse() -> None:
+    lines = [line for block in blocks("bash") for line in block.splitlines()]
+    commands = [shlex.split(line)[1:] for line in lines if Path(shlex.split(line)[0]).name == "nas"]
+    assert len(commands) >= 6
+    for command in commands:
+        build_parser().parse_args(command)
+
+
+def test_the_files_it_links_to_exist() -> None:
+    links = re.findall(r"\]\((?!http)([^)]+)\)", README)
+    assert [link for link in links if not (ROOT / link).exists()] == []
