@@ -3,8 +3,8 @@
     python benchmarks/evolve_sd15.py --lut latency_tables/sd15-torch-cpu.yaml --json benchmarks/results/evolve_sd15.json
 
 Quality is the distance to the full network's output on small latents, so a candidate takes a second instead of half a
-minute; latency is that of the table's own workload. With random weights the network found is of no use to anyone: what is shown is
-that the search meets a budget at this size, and that the network then measures what the table predicted.
+minute; latency is that of the table's own workload. With random weights the network found is of no use to anyone: what
+is shown is that the search meets a budget at this size, and that the network then measures what the table predicted.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def _swap_in(temporary: Path, target: Path, folder: Path) -> None:
-    # A non-empty folder cannot be replaced in one rename: move the old one aside first, and back if the second rename fails.
+    # A folder that is not empty cannot be replaced in one rename: move it aside first, and back if the second one fails.
     if not target.is_dir():
         os.replace(temporary, target)
         return

@@ -149,7 +149,9 @@ class Architecture:
         for known, choice in self.choices:
             if known == place:
                 return choice
-        raise ArchitectureError(f"the architecture has no place {place!r}; it has {self.places[0]} to {self.places[-1]}")
+        raise ArchitectureError(
+            f"the architecture has no place {place!r}; it has {self.places[0]} to {self.places[-1]}"
+        )
 
     def runs(self, block: Block | str) -> int:
         """How often the block runs, its copies included: 0 where it is skipped.

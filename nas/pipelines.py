@@ -30,6 +30,9 @@ def load_pipeline(
     """
     from diffusers import DiffusionPipeline
 
+    # diffusers finds the class of an evolved UNet inside a saved pipeline only where its module is imported already.
+    import nas.supernet  # noqa: F401
+
     folder = bundled("emoji") if path is None else Path(path)
     _require(folder, "model_index.json", "pipeline")
     parts = {} if unet is None else {"unet": load_unet(unet)}

@@ -49,7 +49,9 @@ class SearchSpace:
         if len(set(places)) < len(places):
             raise SearchSpaceError(f"the search space {self.name!r} names a place twice")
         if unknown := self.fixed - set(places):
-            raise SearchSpaceError(f"the search space {self.name!r} fixes {min(unknown)!r}, which is none of its places")
+            raise SearchSpaceError(
+                f"the search space {self.name!r} fixes {min(unknown)!r}, which is none of its places"
+            )
 
     # Where a space comes from.
 
@@ -199,7 +201,9 @@ class SearchSpace:
         expected = tuple(block.place for block in self.blocks)
         if architecture.places != expected:
             odd = sorted(set(architecture.places) ^ set(expected)) or ["the order of places"]
-            raise ArchitectureError(f"the architecture is not of the search space {self.name!r}: they differ in {odd[0]}")
+            raise ArchitectureError(
+                f"the architecture is not of the search space {self.name!r}: they differ in {odd[0]}"
+            )
         for place, _ in architecture.items():
             runs = architecture.runs(place)
             if runs == 0 and place in self.fixed:

@@ -8,7 +8,9 @@ from nas.architecture import Architecture, network_order
 from nas.errors import ArchitectureError
 
 choices = st.one_of(st.integers(0, 4).map(str), st.sampled_from(["linear", "conv-1x1"]))
-groups = st.sampled_from([f"{s}.{k}" for s in ("down.0", "down.1", "mid", "up.0", "up.10") for k in ("resnet", "attention")])
+groups = st.sampled_from(
+    [f"{s}.{k}" for s in ("down.0", "down.1", "mid", "up.0", "up.10") for k in ("resnet", "attention")]
+)
 
 
 @st.composite
@@ -45,7 +47,9 @@ def test_order_is_total(many):
 
 
 def test_places_are_in_the_order_in_which_a_unet_runs_them():
-    architecture = Architecture.parse("up.0.resnet=1,1 mid.attention=1 mid.resnet=1,1 down.0.attention=0 down.0.resnet=2")
+    architecture = Architecture.parse(
+        "up.0.resnet=1,1 mid.attention=1 mid.resnet=1,1 down.0.attention=0 down.0.resnet=2"
+    )
     assert architecture.places == (
         "down.0.resnet.0",
         "down.0.attention.0",

@@ -8,12 +8,17 @@ from nas._files import replacing, write_text_atomically
 from nas.errors import StorageError
 
 
+def fail_half_way(path, error):
+    with replacing(path) as temporary:
+        temporary.write_text("half of the n")
+        raise error
+
+
 def test_a_failed_write_leaves_the_old_file(tmp_path):
     path = tmp_path / "file.txt"
     write_text_atomically(path, "old")
-    with pytest.raises(StorageError, match=r"cannot write .*No space left on device"), replacing(path) as temporary:
-        temporary.write_text("half of the n")
-        raise OSError(errno.ENOSPC, "No space left on device")
+    with pytest.raises(StorageError, match=r"cannot write .*No space left on device"):
+        fail_half_way(path, OSError(errno.ENOSPC, "No space left on device"))
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["file.txt"]
 
@@ -21,9 +26,8 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
 def test_any_other_error_leaves_the_old_file_too(tmp_path):
     path = tmp_path / "file.txt"
     write_text_atomically(path, "old")
-    with pytest.raises(ZeroDivisionError), replacing(path) as temporary:
-        temporary.write_text("new")
-        raise ZeroDivisionError
+    with pytest.raises(ZeroDivisionError):
+        fail_half_way(path, ZeroDivisionError())
     assert path.read_text() == "old"
 
 

@@ -19,8 +19,16 @@ SD15_MILLIONS = {
     "up.2": (27.57, 40.16),
     "up.3": (7.64, 11.17),
 }
-# Table 3 of the paper (arXiv 2306.00980): blocks that SnapFusion keeps, (attention, resnet); its "mid" is down-4 + mid + up-4.
-TABLE_3 = {"down.0": (0, 2), "down.1": (2, 2), "down.2": (2, 1), "middle": (1, 4), "up.1": (6, 2), "up.2": (3, 3), "up.3": (0, 3)}
+# Table 3 of the paper (arXiv 2306.00980): blocks that SnapFusion keeps, (attention, resnet); "mid" is down-4 + mid + up-4.
+TABLE_3 = {
+    "down.0": (0, 2),
+    "down.1": (2, 2),
+    "down.2": (2, 1),
+    "middle": (1, 4),
+    "up.1": (6, 2),
+    "up.2": (3, 3),
+    "up.3": (0, 3),
+}
 
 
 def paper_stage(stage: str) -> str:
@@ -72,7 +80,7 @@ def test_sdxl_has_the_published_number_of_parameters():
 
 def test_blocks_are_the_modules_of_the_unet(tiny_unet: UNet2DConditionModel):
     space = SearchSpace.from_unet(tiny_unet)
-    names = {name: module for name, module in tiny_unet.named_modules()}
+    names = dict(tiny_unet.named_modules())
     attentions = [name for name, m in names.items() if type(m).__name__ == "Transformer2DModel"]
     resnets = [name for name, m in names.items() if type(m).__name__ == "ResnetBlock2D"]
     assert len(space.blocks) == len(attentions) + len(resnets)
@@ -110,7 +118,12 @@ def test_an_architecture_of_another_space_is_refused(tiny_space: SearchSpace):
 
 @pytest.mark.parametrize(
     "change",
-    [{"block_out_channels": (8, 16)}, {"nonsense": 1}, {"down_block_types": ("KDownBlock2D",) * 3}, {"norm_num_groups": 5}],
+    [
+        {"block_out_channels": (8, 16)},
+        {"nonsense": 1},
+        {"down_block_types": ("KDownBlock2D",) * 3},
+        {"norm_num_groups": 5},
+    ],
 )
 def test_bad_configs_are_refused(tiny_config, change):
     with pytest.raises(SearchSpaceError):

@@ -89,7 +89,8 @@ def _search(options: argparse.Namespace) -> Evolution:
         workdir=options.out,
         seed=options.seed,
         data=_training_data(pipe, options) if trains else None,
-        teacher=pipe.unet,
+        # Where the search starts from the pipeline's own weights it trains them, and keeps a copy as the teacher.
+        teacher=pipe.unet if options.unet else None,
         scheduler=pipe.scheduler,
         probe_steps=options.probe_steps,
         train_steps=options.train_steps,

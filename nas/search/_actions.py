@@ -64,7 +64,8 @@ RESULT = Action("result")
 def removals(space: SearchSpace, architecture: Architecture, lut: Latencies) -> list[Action]:
     """Every removal that makes the network faster, in network order."""
     actions = [Action(REMOVE, block.place) for block in space.removable(architecture)]
-    return [action for action in actions if delta_ms(action, architecture, lut) < 0]
+    now_ms = lut.latency_ms(architecture)
+    return [action for action in actions if lut.latency_ms(action.apply(architecture)) < now_ms]
 
 
 def additions(space: SearchSpace, architecture: Architecture, lut: Latencies, *, copies: bool = True) -> list[Action]:
@@ -72,7 +73,8 @@ def additions(space: SearchSpace, architecture: Architecture, lut: Latencies, *,
     actions = [Action(RESTORE, place) for place in architecture.removed]
     if copies:
         actions += [Action(DUPLICATE, block.place) for block in space.duplicable(architecture)]
-    return [action for action in actions if delta_ms(action, architecture, lut) > 0]
+    now_ms = lut.latency_ms(architecture)
+    return [action for action in actions if lut.latency_ms(action.apply(architecture)) > now_ms]
 
 
 def delta_ms(action: Action, architecture: Architecture, lut: Latencies) -> float:

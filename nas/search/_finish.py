@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from nas.supernet import EvolvedUNet
 
-_MEASURED = "measured"
+_MEASURED, _KEPT = "measured", "result"
 
 
 @dataclass
@@ -71,13 +71,14 @@ class Finish:
         from nas.supernet import EvolvedUNet
 
         supernet, path = judge.supernet, self.workdir / UNET
-        if path.is_dir():
+        if path.is_dir() and judge.journal.noted(_KEPT) == str(architecture):
             kept = EvolvedUNet.from_pretrained(path, torch_dtype=supernet.dtype, local_files_only=True)
             return kept.to(supernet.device).eval()
         unet = supernet.extract(architecture)
         self.lessons.finish(unet)
         with replacing(path) as temporary:
             unet.save_pretrained(temporary)
+        judge.journal.note(_KEPT, str(architecture))
         self.lessons.forget()
         return unet.eval()
 

@@ -11,9 +11,7 @@ from nas.search._strategy import exceeds
 from nas.search_space import SearchSpace
 
 
-def random_architecture_at(
-    space: SearchSpace, lut: Latencies, budget_ms: float, rng: random.Random
-) -> Architecture:
+def random_architecture_at(space: SearchSpace, lut: Latencies, budget_ms: float, rng: random.Random) -> Architecture:
     """A random architecture without copies, just under a latency: nothing removed fits back in.
 
     Blocks go in random order until the budget is met; then those that were removed come back, in random order, where

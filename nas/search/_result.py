@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from nas._files import replacing
+from nas._files import replacing, write_text_atomically
 from nas.architecture import Architecture
 from nas.errors import SearchError
 from nas.quality import Score
@@ -79,16 +79,18 @@ class Evolution:
         return f"Evolution({latency}; {score}; {len(self.removed)} blocks removed, {len(self.added)} added)"
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write a folder: `evolution.json`, `history.csv` and `unet/`, which diffusers loads. Replaces what was there.
+        """Write into a folder: `evolution.json`, `history.csv` and `unet/`, which diffusers loads.
+
+        What bears these names there is replaced, everything else left; so the folder of the run itself will do.
 
         Raises:
             StorageError: it cannot be written.
         """
-        with replacing(path) as folder:
-            folder.mkdir()
-            (folder / EVOLUTION).write_text(json.dumps(self._to_dict(), indent=1), encoding="utf-8")
-            self.history.to_csv(folder / HISTORY, index=False)
-            self.unet.save_pretrained(folder / UNET)
+        folder = Path(path)
+        with replacing(folder / UNET) as temporary:
+            self.unet.save_pretrained(temporary)
+        write_text_atomically(folder / HISTORY, self.history.to_csv(index=False))
+        write_text_atomically(folder / EVOLUTION, json.dumps(self._to_dict(), indent=1))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Evolution:

@@ -14,7 +14,7 @@ from string import Template
 import matplotlib
 import numpy as np
 import torch
-from data import load_split
+from data import drawn, load_split
 from settings import AUTOENCODER, CLIP, DECODER, HERE, ROBUST, UNET
 
 matplotlib.use("Agg")
@@ -89,6 +89,10 @@ def data_facts() -> dict[str, str]:
         pairs = load_split(side).pairs
         facts[f"{side}_pictures"] = str(len(pairs))
         facts[f"{side}_concepts"] = str(len({pair["concept"] for pair in pairs}))
+        if side == "train":
+            picks = drawn(pairs)
+            facts["drawn_pictures"] = str(len(picks))
+            facts["drawn_concepts"] = str(len({pairs[pick]["concept"] for pick in picks}))
     return facts
 
 

@@ -33,7 +33,7 @@ def test_the_python_example_runs(tiny_bundled: Path, tmp_path: Path, monkeypatch
     measure = nas.LatencyTable.measure
     monkeypatch.setattr(nas.LatencyTable, "measure", lambda *a, **options: measure(*a, **options, timing=SMOKE.timing))
     hurried(monkeypatch, "ClipScore", prompts=["a", "b"], steps=1)
-    hurried(monkeypatch, "evolve", group_size=1.0)
+    hurried(monkeypatch, "evolve", group_size=1.0, max_rounds=2)
     monkeypatch.chdir(tmp_path)
     namespace: dict = {}
     exec(compile(example, "README.md", "exec"), namespace)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from nas import Architecture, SearchSpace, Supernet
+from nas.errors import ArchitectureError
 from nas.quality import Score
 
 
@@ -23,8 +24,10 @@ class AdditiveTable:
     base_ms: float = 1.0
 
     def latency_ms(self, architecture: Architecture) -> float:
-        self.space.check(architecture)
-        return self.base_ms + sum(architecture.runs(place) * ms for place, ms in self.cost_ms.items())
+        runs = {place: int(choice) for place, choice in architecture.items()}
+        if runs.keys() != self.cost_ms.keys() or max(runs.values()) > 1 + self.space.max_copies:
+            raise ArchitectureError("the architecture is of another space")
+        return self.base_ms + sum(runs[place] * ms for place, ms in self.cost_ms.items())
 
 
 @dataclass

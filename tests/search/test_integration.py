@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,9 @@ import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
 
 import nas
-from nas import LatencyTable, SearchSpace, Supernet, TeacherDistance
-from nas.latency import Timing
+from nas import Architecture, Evolution, LatencyTable, SearchSpace, Supernet, TeacherDistance, Workload
+from nas.errors import DeviceError
+from nas.latency import Row, Timing, measure_network_ms
 from nas.training import TrainingData
 
 ONCE = Timing(
@@ -18,19 +20,30 @@ ONCE = Timing(
 )
 
 
+def made_up_table(space: SearchSpace, device: str = "torch-cpu") -> LatencyTable:
+    """1 ms a block, nothing for a shortcut."""
+    workload = Workload.of(space)
+    rows = {}
+    for block in space.blocks:
+        for signature in (block.signature(workload), block.signature(workload, copy=True)):
+            rows[signature] = Row(1.0, 0.0, 1, 0.0)
+        if shortcut := block.shortcut_signature(workload):
+            rows[shortcut] = Row(1e-6, 0.0, 1, 0.0)
+    return LatencyTable(space, workload, rows, Row(20.0, 0.0, 1, 0.0), {"device": device})
+
+
 def test_search_with_probes_training_and_measuring(
     tiny_unet: UNet2DConditionModel, small_space: SearchSpace, tmp_path: Path
 ) -> None:
     generator = torch.Generator().manual_seed(1)
     latents, contexts = torch.randn(3, 4, 8, 8, generator=generator), torch.randn(3, 5, 12, generator=generator)
-    lut = LatencyTable.measure(small_space, timing=ONCE)
-    # One measurement each is too noisy to rely on; any costs will do here.
-    least, full = lut.latency_ms(small_space.empty), lut.latency_ms(small_space.full)
+    judge = TeacherDistance(tiny_unet, latents, contexts)
+    lut = made_up_table(small_space)
     result = nas.evolve(
         Supernet(tiny_unet, small_space),
         lut,
-        budget_ms=max((least + full) / 2, least),
-        scorer=TeacherDistance(tiny_unet, latents, contexts),
+        budget_ms=27.0,
+        scorer=judge,
         workdir=tmp_path,
         data=TrainingData(latents, contexts, torch.zeros(1, 5, 12)),
         teacher=tiny_unet,
@@ -40,16 +53,48 @@ def test_search_with_probes_training_and_measuring(
         training={"batch_size": 2, "learning_rate": 1e-3},
         group_size=1.0,
         max_rounds=1,
+        measure=lambda unet: measure_network_ms(unet, lut, timing=ONCE).median_ms,
     )
     assert result.predicted_ms <= result.budget_ms
     assert result.measured_ms > 0
     assert result.full_ms > 0
     assert result.full_score.mean == pytest.approx(0, abs=1e-6)
-    # The full network, probed as its rivals are, is no longer the teacher itself.
-    keep = result.history[(result.history.action == "keep") & (result.history["round"] == 0)]
-    assert keep.score.item() < 0
+    # Probed as its rivals are, the full network has nothing to learn from itself; they do.
+    first = result.history[result.history["round"] == 0].set_index("action")
+    assert first.score["keep"] == pytest.approx(0, abs=1e-6)
+    removal = result.history[result.history.action == "remove"].iloc[0]
+    network = Supernet(tiny_unet, small_space).candidate(Architecture.parse(removal.architecture))
+    assert removal.score != pytest.approx(judge(network).mean, abs=1e-6)
     kept = UNet2DConditionModel.from_config(result.unet.config)  # a stock class knows the config
     assert kept.config.block_out_channels == tiny_unet.config.block_out_channels
+
+
+def test_the_result_is_measured_on_the_tables_device(
+    evolve: Callable[..., Evolution], small_space: SearchSpace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lut = made_up_table(small_space)
+    asked = []
+
+    def measure(unet: object, table: LatencyTable) -> Row:
+        asked.append((str(unet.architecture), table))
+        return Row(5.0 + len(asked), 0.0, 1, 0.0)
+
+    monkeypatch.setattr("nas.latency.measure_network_ms", measure)
+    result = evolve(lut=lut, budget_ms=27.0, measure=True)
+    assert (result.measured_ms, result.full_ms) == (6.0, 7.0)
+    assert asked == [(str(result.architecture), lut), (str(small_space.full), lut)]
+
+
+def test_on_a_device_that_is_elsewhere_nothing_is_measured(
+    evolve: Callable[..., Evolution], small_space: SearchSpace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(unet: object, table: LatencyTable) -> Row:
+        raise DeviceError("no such device here")
+
+    monkeypatch.setattr("nas.latency.measure_network_ms", refuse)
+    result = evolve(lut=made_up_table(small_space), budget_ms=27.0, measure=True)
+    assert result.measured_ms is None
+    assert result.full_ms == result.predicted_full_ms
 
 
 def test_a_teacher_that_shares_the_weights_is_copied(

@@ -37,6 +37,14 @@ def test_round_trip(evolution: Evolution, tmp_path: Path) -> None:
     assert repr(again) == repr(evolution)
 
 
+def test_the_folder_of_the_run_will_do(evolve: Callable[..., Evolution], tmp_path: Path) -> None:
+    result = evolve(workdir=tmp_path / "run")
+    result.save(tmp_path / "run")
+    assert Evolution.load(tmp_path / "run").architecture == result.architecture
+    again = evolve(workdir=tmp_path / "run")
+    assert again.history.equals(result.history)
+
+
 def test_saving_again_replaces(evolution: Evolution, tmp_path: Path) -> None:
     evolution.save(tmp_path / "saved")
     evolution.measured_ms = 13.0
