@@ -38,7 +38,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def _swap_in(temporary: Path, target: Path, folder: Path) -> None:
-    # A folder that is not empty cannot be replaced in one rename: move it aside first, and back if the second one fails.
+    # A folder that is not empty cannot be replaced in one rename: move it aside first, back if the second fails.
     if not target.is_dir():
         os.replace(temporary, target)
         return

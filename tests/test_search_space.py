@@ -19,7 +19,7 @@ SD15_MILLIONS = {
     "up.2": (27.57, 40.16),
     "up.3": (7.64, 11.17),
 }
-# Table 3 of the paper (arXiv 2306.00980): blocks that SnapFusion keeps, (attention, resnet); "mid" is down-4 + mid + up-4.
+# Table 3 of the paper (arXiv 2306.00980): blocks SnapFusion keeps, (attention, resnet); "middle": down-4, mid, up-4.
 TABLE_3 = {
     "down.0": (0, 2),
     "down.1": (2, 2),

@@ -6,14 +6,16 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nas.cli._options import add_command, add_seed
+from nas.cli._options import add_command, add_seed, add_workload
 from nas.cli._prompts import read_prompts
 from nas.cli._report import Report, columns
 from nas.cli._values import count, milliseconds, natural, number
+from nas.workload import Workload
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
+    from nas.latency import LatencyTable
     from nas.quality import Scorer
     from nas.search import Evolution
     from nas.training import TrainingData
@@ -29,6 +31,7 @@ def add_to(commands: Any) -> None:
     parser.add_argument("--lut", required=True, metavar="FILE", help="the latency table, from `nas lut build`")
     parser.add_argument("--budget-ms", required=True, type=milliseconds, metavar="X", help="latency to get under")
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder; an interrupted run goes on")
+    add_workload(parser)
     _add_judge(parser)
     _add_training(parser)
     parser.add_argument("--storage", metavar="URL", help="Optuna storage (default: a journal file in DIR)")
@@ -96,6 +99,19 @@ def _search(options: argparse.Namespace) -> Evolution:
         train_steps=options.train_steps,
         final_steps=options.final_steps,
         storage=options.storage,
+        workload=_workload(pipe, lut, options),
+    )
+
+
+def _workload(pipe: DiffusionPipeline, lut: LatencyTable, options: argparse.Namespace) -> Workload:
+    """What the network is for: the options, and the text length of the pipeline."""
+    return Workload.of(
+        lut.space,
+        batch_size=options.batch_size,
+        height=options.height,
+        width=options.width,
+        context_length=pipe.tokenizer.model_max_length,
+        precision=options.precision,
     )
 
 
@@ -146,7 +162,7 @@ def _sampled(pipe: DiffusionPipeline, prompts: list[str], options: argparse.Name
 def _document(result: Evolution, options: argparse.Namespace) -> dict[str, Any]:
     return {
         "full_ms": result.predicted_full_ms,
-        "full_measured_ms": result.full_ms,
+        "full_measured_ms": None if result.measured_ms is None else result.full_ms,
         "budget_ms": result.budget_ms,
         "predicted_ms": result.predicted_ms,
         "measured_ms": result.measured_ms,
@@ -163,7 +179,7 @@ def _document(result: Evolution, options: argparse.Namespace) -> dict[str, Any]:
 def _text(result: Evolution, options: argparse.Namespace) -> str:
     rows = [
         ("latency by the table (ms)", f"{result.predicted_full_ms:.2f}", f"{result.predicted_ms:.2f}"),
-        ("latency measured (ms)", f"{result.full_ms:.2f}", f"{result.measured_ms:.2f}"),
+        ("latency measured (ms)", *(_measured(result, ms) for ms in (result.full_ms, result.measured_ms))),
         ("score", f"{result.full_score.mean:.4f}", f"{result.score.mean:.4f}"),
     ]
     changes = [
@@ -172,3 +188,8 @@ def _text(result: Evolution, options: argparse.Namespace) -> str:
         f"the network: {options.out / RESULT / 'unet'}",
     ]
     return "\n".join([columns(rows, header=("", "full", "evolved")), *changes])
+
+
+def _measured(result: Evolution, latency_ms: float | None) -> str:
+    # Nothing is measured where the table is of a device that this machine does not have.
+    return "-" if result.measured_ms is None else f"{latency_ms:.2f}"

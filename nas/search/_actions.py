@@ -8,6 +8,7 @@ from typing import Protocol
 from nas.architecture import KEPT, Architecture
 from nas.errors import NasError
 from nas.search_space import SearchSpace
+from nas.workload import Workload
 
 REMOVE = "remove"
 DUPLICATE = "duplicate"
@@ -21,6 +22,9 @@ class Latencies(Protocol):
 
     def latency_ms(self, architecture: Architecture, /) -> float:
         """The predicted latency of an architecture."""
+
+    def require(self, workload: Workload, /) -> None:
+        """Raise a `TableError` if the latencies are of another workload."""
 
 
 @dataclass(frozen=True, order=True)

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from nas.supernet import Supernet
     from nas.training import TrainingData
+    from nas.workload import Workload
 
 Report = Callable[[str], object]
 
@@ -59,6 +60,7 @@ def evolve(
     strategy: Strategy | None = None,
     measure: bool | Callable[[nn.Module], float] = True,
     storage: str | None = None,
+    workload: Workload | None = None,
     report: Report | None = None,
 ) -> Evolution:
     """Evolve a network to a latency budget: Algorithm 1 of SnapFusion (https://arxiv.org/abs/2306.00980).
@@ -101,14 +103,17 @@ def evolve(
         measure: whether to measure the result and the full network on the table's device; or a function that does, from
             a network to ms.
         storage: an Optuna storage URL; a journal file in `workdir` when None.
+        workload: what the network shall be used for; a table measured for anything else is refused. None takes the table's.
         report: called with each line for people; when None they go to stderr, if that is a terminal.
 
     Raises:
         BudgetError: the budget is no positive number or cannot be met; the message says what can.
-        TableError: the table is of another search space.
+        TableError: the table is of another search space or workload.
         SearchError: an option makes no sense, or `workdir` holds another run.
         StorageError: `workdir` cannot be written.
     """
+    if workload is not None:
+        lut.require(workload)
     settings = Settings(seed, probe_steps, train_steps, final_steps, max_rounds, first_look, dict(training or {}))
     search = _Search(
         supernet=supernet,

@@ -33,8 +33,11 @@ def write_json(path: Path, value: object) -> None:
 
 
 def write_module(model: torch.nn.Module, folder: Path) -> None:
-    """A diffusers model as float16 safetensors."""
+    """A diffusers model as float16 safetensors, its config without the path that it was read from."""
     model.half().save_pretrained(folder, safe_serialization=True)
+    config = json.loads((folder / "config.json").read_text())
+    config.pop("_name_or_path", None)
+    write_json(folder / "config.json", config)
 
 
 def write_transformers_module(state: dict[str, torch.Tensor], config: dict, folder: Path) -> None:

@@ -43,10 +43,11 @@ def checkpoint(folder: Path) -> dict:
 def draw_curves(path: Path) -> None:
     figure, axes = plt.subplots(2, 3, figsize=(11, 5.5), layout="constrained")
     for axis, (title, folder, names) in zip(axes.flat, CURVES, strict=True):
+        if not (folder / "checkpoint.pt").exists():
+            axis.set_visible(False)
+            continue
         axis.set_title(title, fontsize=10)
         axis.set_xlabel("step", fontsize=8)
-        if not (folder / "checkpoint.pt").exists():
-            continue
         rows = checkpoint(folder)["curve"]
         for name in names:
             points = [(row["step"], row[name]) for row in rows if name in row]
@@ -60,13 +61,14 @@ def draw_curves(path: Path) -> None:
 
 
 def flat(prefix: str, values: dict) -> dict[str, str]:
-    """Nested numbers as `group_name`: three decimals below ten, else one."""
+    """Nested numbers as `group_name`: three decimals below ten, else one; whole numbers as such."""
     result = {}
     for name, value in values.items():
         if isinstance(value, dict):
             result |= flat(f"{prefix}{name}_", value)
         elif isinstance(value, float):
-            result[prefix + name] = f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
+            digits = 0 if value == int(value) else 3 if abs(value) < 10 else 1
+            result[prefix + name] = f"{value:.{digits}f}"
         else:
             result[prefix + name] = str(value)
     return result
@@ -78,7 +80,9 @@ def training_facts() -> dict[str, str]:
     for name, folder in (("text", CLIP / "text"), ("vision", CLIP / "vision"), ("autoencoder", AUTOENCODER),
                          ("decoder", DECODER), ("unet", UNET), ("robust", ROBUST)):  # fmt: skip
         state = checkpoint(folder) if (folder / "checkpoint.pt").exists() else {"curve": [], "spent": 0.0}
-        facts[f"{name}_steps"] = str(state["curve"][-1]["step"] if state["curve"] else 0)
+        whole = folder / "curve.npz"
+        steps = np.load(whole)["step"][-1] if whole.exists() else len(state["curve"])
+        facts[f"{name}_steps"] = f"{steps:.0f}"
         facts[f"{name}_minutes"] = f"{state['spent'] / 60:.0f}"
     return facts
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from conftest_pipeline import CONTEXT_LENGTH
 
+from nas import LatencyTable, SearchSpace, Workload
 from nas.cli import main
+from nas.latency import Row
 
 
 class Outcome(NamedTuple):
@@ -48,3 +52,34 @@ def tiny_bundled(tiny_pipeline_dir: Path, tmp_path: Path, monkeypatch: pytest.Mo
     shutil.copytree(models / "emoji" / "unet", models / "emoji" / "unet_robust")
     monkeypatch.setattr("nas.resources.models_dir", lambda: models)
     return models / "emoji"
+
+
+def table_of(space: SearchSpace) -> LatencyTable:
+    """5 ms a block, 0.5 ms a shortcut, 10 ms for the rest."""
+    workload = Workload.of(space)
+    rows = {block.signature(workload, copy=copy): 5.0 for block in space.blocks for copy in (False, True)}
+    rows |= {name: 0.5 for block in space.blocks if (name := block.shortcut_signature(workload))}
+    measured = {name: Row(ms, 0.0, 3) for name, ms in rows.items()}
+    return LatencyTable(space, workload, measured, Row(10.0, 0.0, 3), {"device": "torch-cpu", "threads": 1})
+
+
+def with_few_choices(space: SearchSpace) -> SearchSpace:
+    """Only the first six blocks may be removed and nothing copied, so that a search is over in seconds."""
+    return replace(space, fixed=frozenset(block.place for block in space.blocks[6:]), max_copies=0)
+
+
+@pytest.fixture
+def tiny_table(tiny_space: SearchSpace, tmp_path: Path) -> Path:
+    """A made-up table of the tiny space and for the tiny pipeline's texts, as a file."""
+    path = tmp_path / "lut.yaml"
+    table_of(replace(with_few_choices(tiny_space), context_length=CONTEXT_LENGTH)).save(path)
+    return path
+
+
+@pytest.fixture
+def known_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is timed: tables are `table_of`, every network takes 5 ms, and search spaces are small."""
+    derive = SearchSpace.from_unet
+    monkeypatch.setattr(SearchSpace, "from_unet", lambda unet, **options: with_few_choices(derive(unet, **options)))
+    monkeypatch.setattr(LatencyTable, "measure", lambda space, **options: table_of(space))
+    monkeypatch.setattr("nas.latency.measure_network_ms", lambda unet, table: Row(5.0, 0.1, 3))

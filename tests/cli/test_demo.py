@@ -15,6 +15,8 @@ from nas import demo
 from nas.errors import BudgetError, SearchError
 from nas.pipelines import load_unet
 
+pytestmark = pytest.mark.usefixtures("known_times")
+
 
 def test_writes_everything_and_goes_on(tiny_bundled: Path, tmp_path: Path) -> None:
     out = tmp_path / "demo"

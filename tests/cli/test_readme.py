@@ -10,7 +10,6 @@ import pytest
 
 import nas
 from nas.cli._main import build_parser
-from nas.demo import SMOKE
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -26,12 +25,11 @@ def hurried(monkeypatch: pytest.MonkeyPatch, name: str, **options: object) -> No
     monkeypatch.setattr(nas, name, lambda *args, **given: call(*args, **{**given, **options}))
 
 
+@pytest.mark.usefixtures("known_times")
 def test_the_python_example_runs(tiny_bundled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As written, but for a tiny model, few prompts and steps, and one round."""
+    """As written, but for a tiny model and table, few prompts and steps, and one round."""
     (example,) = blocks("python")
     assert 10 <= len(example.splitlines()) <= 15
-    measure = nas.LatencyTable.measure
-    monkeypatch.setattr(nas.LatencyTable, "measure", lambda *a, **options: measure(*a, **options, timing=SMOKE.timing))
     hurried(monkeypatch, "ClipScore", prompts=["a", "b"], steps=1)
     hurried(monkeypatch, "evolve", group_size=1.0, max_rounds=2)
     monkeypatch.chdir(tmp_path)
