@@ -54,6 +54,7 @@ class Settings:
         learning_rate: of all training.
         group_size: how much is done in a round, see `nas.evolve`.
         candidates: how many candidates are judged anew in a round, see `nas.evolve`.
+        first_look: how many prompts candidates are judged by at first, see `nas.evolve`.
         seed: where all randomness comes from.
         timing: how long to measure.
     """
@@ -72,6 +73,7 @@ class Settings:
     learning_rate: float = 1e-4
     group_size: int | float = 0.5
     candidates: int | None = 10
+    first_look: int | None = None
     seed: int = 0
     timing: Timing = field(default_factory=Timing)
 
@@ -192,6 +194,7 @@ class _Job:
             training={"batch_size": settings.batch_size, "learning_rate": settings.learning_rate},
             group_size=settings.group_size,
             candidates=settings.candidates,
+            first_look=settings.first_look,
         )
         with replacing(self.out / UNET) as folder:
             result.unet.save_pretrained(folder)
@@ -251,6 +254,7 @@ def _summary(
         "budget_ms": result.budget_ms,
         "predicted_ms": result.predicted_ms,
         "measured_ms": result.measured_ms,
+        "prediction_error": result.predicted_ms / result.measured_ms - 1,
         "clip_full": before.mean,
         "clip_full_interval": [before.low, before.high],
         "clip_evolved": after.mean,

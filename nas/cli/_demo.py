@@ -52,6 +52,13 @@ def _table(summary: Mapping[str, Any]) -> str:
             f"CLIP score difference: {summary['clip_difference']:+.4f} (95 % interval {low:+.4f} to {high:+.4f})",
             f"removed: {', '.join(summary['removed']) or 'nothing'}",
             f"added: {', '.join(summary['added']) or 'nothing'}",
+            f"prediction off by {summary['prediction_error']:+.1%}{_doubt(summary['prediction_error'])}",
             f"took {summary['seconds']:.0f} s",
         ]
+    )
+
+
+def _doubt(error: float) -> str:
+    return (
+        "" if abs(error) <= 0.1 else ": the machine was busy meanwhile; for figures to rely on run it again, elsewhere"
     )

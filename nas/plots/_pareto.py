@@ -111,8 +111,8 @@ def _draw_matplotlib(data: ParetoData, score_label: str) -> Any:
     )
     axes.axvline(data.budget_ms, color=INK, linestyle=(0, (4, 3)), linewidth=1, label="budget")
     _mark(axes, data.full, "D", GREEN, "full network")
-    _mark(axes, data.found, "*", ORANGE, "found network, 95 % interval of the difference")
-    figure.legend(loc="outside lower center", ncols=5, frameon=False, fontsize=8.5)
+    _mark(axes, data.found, "*", ORANGE, "found network, 95 % interval of its difference")
+    figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8.5)
     return figure
 
 
