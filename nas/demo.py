@@ -59,23 +59,23 @@ class Settings:
         timing: how long to measure.
     """
 
-    search_prompts: int = 16
-    search_steps: int = 5
-    report_prompts: int = 64
+    search_prompts: int = 10
+    search_steps: int = 4
+    report_prompts: int = 48
     picture_prompts: int = 10
     sampling_steps: int = 10
     guidance_scale: float = 5.0
-    data_prompts: int = 96
+    data_prompts: int = 48
     probe_steps: int = 0
     train_steps: int = 0
-    final_steps: int = 80
+    final_steps: int = 50
     batch_size: int = 16
     learning_rate: float = 1e-4
     group_size: int | float = 0.5
-    candidates: int | None = 10
+    candidates: int | None = 6
     first_look: int | None = None
     seed: int = 0
-    timing: Timing = field(default_factory=Timing)
+    timing: Timing = field(default_factory=lambda: Timing(max_seconds=1.0))
 
     @property
     def trains(self) -> bool:

@@ -59,6 +59,4 @@ def _table(summary: Mapping[str, Any]) -> str:
 
 
 def _doubt(error: float) -> str:
-    return (
-        "" if abs(error) <= 0.1 else ": the machine was busy meanwhile; for figures to rely on run it again, elsewhere"
-    )
+    return "" if abs(error) <= 0.1 else ": the machine was busy meanwhile; run it again with another --out"

@@ -103,7 +103,8 @@ def evolve(
         measure: whether to measure the result and the full network on the table's device; or a function that does, from
             a network to ms.
         storage: an Optuna storage URL; a journal file in `workdir` when None.
-        workload: what the network shall be used for; a table measured for anything else is refused. None takes the table's.
+        workload: what the network shall be used for, a table measured for anything else is refused; the table's own
+            when None.
         report: called with each line for people; when None they go to stderr, if that is a terminal.
 
     Raises:
