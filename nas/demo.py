@@ -225,7 +225,7 @@ class _Job:
         prompts = self._captions("train", half) + self._captions("test", half)
         networks = {"full": self.pipe.unet, "evolved": result.unet}
         pictures = {name: judge.images(network, prompts) for name, network in networks.items()}
-        titles = ("captions trained on", "concepts never seen")
+        titles = ("training split", "concepts never seen")
         _save_figure(plot_pictures(pictures, prompts, group_titles=titles), self.out / PICTURES)
         _save_figure(plot_pareto(result, score_label="CLIP score"), self.out / PARETO)
 
