@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from nas._progress import track
 from nas.errors import DeviceError
+from nas.latency._neighbours import Neighbours, warn_if_disturbed
 from nas.latency._row import Row
 from nas.latency._timing import Canary, Measurement, Timing, measure, steadiest
 from nas.latency.devices import Device, Runnable
@@ -19,14 +20,18 @@ class Bench:
         device: where to measure.
         precision: of the canary, as of what is measured.
         timing: how long to measure.
+
+    Attributes:
+        other_work_cores: how many cores other programs kept busy during the last measurement.
     """
 
     def __init__(self, device: Device, precision: str, timing: Timing) -> None:
         self.device, self.timing = device, timing
         self.canary = Canary(device, precision, repeats=timing.canary_repeats)
+        self.other_work_cores = 0.0
 
     def measure_all(self, loaders: Mapping[str, Callable[[], Runnable]], *, description: str) -> dict[str, Row]:
-        """Measure each; one at a time is loaded, and forgotten before the next.
+        """Measure each; one at a time is loaded, and forgotten before the next. Warns if other programs were busy.
 
         Args:
             loaders: by name, what makes it ready to run.
@@ -35,13 +40,15 @@ class Bench:
         Raises:
             DeviceError: the device cannot run one; the message has its name.
         """
-        done = {}
+        done, neighbours = {}, Neighbours()
         for name in track(loaders, description=description, total=len(loaders)):
             done[name] = [_measure(name, loaders[name], self.canary, self.timing)]
         # Only now it is known what the canary's usual time is: the machine may have been slow when the work began.
         once = replace(self.timing, retries=0)
         for name in track(self._drifted(done), description="Measuring again what drifted"):
             done[name].append(_measure(name, loaders[name], self.canary, once))
+        self.other_work_cores = neighbours.busy_cores()
+        warn_if_disturbed(self.other_work_cores)
         usual_ms = self.canary.usual_ms
         return {name: steadiest(attempts, self.canary).against(usual_ms) for name, attempts in done.items()}
 

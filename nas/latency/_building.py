@@ -36,12 +36,14 @@ class Built:
         base: the network with every removable block skipped.
         attention: names of the attention processors met, as diffusers calls them.
         canary_ms: the canary's usual time.
+        other_work_cores: how many cores other programs kept busy meanwhile.
     """
 
     rows: dict[str, Row]
     base: Row
     attention: str
     canary_ms: float
+    other_work_cores: float
 
 
 def build(space: SearchSpace, workload: Workload, device: Device, *, copies: bool, timing: Timing) -> Built:
@@ -55,7 +57,7 @@ def build(space: SearchSpace, workload: Workload, device: Device, *, copies: boo
     loaders = {name: partial(loading.load, make) for name, make in subjects.items()}
     rows = bench.measure_all(loaders, description=f"Measuring {space.name} on {device.name}")
     base = rows.pop(_BASE)
-    return Built(rows, base, loading.attention, round(bench.canary.usual_ms, 6))
+    return Built(rows, base, loading.attention, round(bench.canary.usual_ms, 6), round(bench.other_work_cores, 3))
 
 
 def random_network(space: SearchSpace, architecture: Architecture, workload: Workload, device: Device) -> Subject:

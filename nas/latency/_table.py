@@ -259,6 +259,7 @@ def _provenance(device: Device, workload: Workload, built: Built) -> dict[str, s
         "batch_size": workload.batch_size,
         "resolution": f"{workload.height}x{workload.width}",
         "canary_ms": built.canary_ms,
+        "other_work_cores": built.other_work_cores,
         "date": now(),
     }
 

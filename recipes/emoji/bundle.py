@@ -1,4 +1,4 @@
-"""Step 12: put everything together as a folder that StableDiffusionPipeline.from_pretrained reads.
+"""Step 13: put everything together as a folder that StableDiffusionPipeline.from_pretrained reads.
 
     python recipes/emoji/bundle.py --out models/emoji
 
@@ -15,15 +15,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from checkpoints import load_autoencoder
 from clip_model import MEAN, STD, load_clip, load_tokenizer
 from data import drawn, load_split
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import UNet2DConditionModel
 from PIL import Image
 from safetensors.torch import save_file
-from settings import AUTOENCODER, DECODER, HERE, IMAGE_SIZE, ROBUST, STYLES, UNET
+from settings import HERE, IMAGE_SIZE, ROBUST, STYLES, UNET
 from unet_model import build_scheduler
 
 SHEET_COLUMNS = 20
+FOLDERS = ("clip", "text_encoder", "tokenizer", "vae", "unet", "unet_robust", "scheduler", "captions", "pictures")
 SPLITS = ("train", "validation", "test")
 
 
@@ -127,21 +129,10 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--out", type=Path, default=HERE.parent.parent / "models" / "emoji")
     out = parser.parse_args().out
-    for name in (
-        "clip",
-        "text_encoder",
-        "tokenizer",
-        "vae",
-        "unet",
-        "unet_robust",
-        "scheduler",
-        "captions",
-        "pictures",
-    ):
+    for name in FOLDERS:
         shutil.rmtree(out / name, ignore_errors=True)
     write_clip(out)
-    decoder = DECODER / "final"
-    write_module(AutoencoderKL.from_pretrained(decoder if decoder.exists() else AUTOENCODER / "final"), out / "vae")
+    write_module(load_autoencoder(), out / "vae")
     write_module(UNet2DConditionModel.from_pretrained(UNET / "final"), out / "unet")
     robust = ROBUST / "final"
     if robust.exists():

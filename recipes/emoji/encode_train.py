@@ -1,4 +1,4 @@
-"""Step 8: what the UNet trains on: latents of the train pictures, text states of their captions.
+"""Step 10: what the UNet trains on: latents of the train pictures, text states of their captions.
 
     python recipes/emoji/encode_train.py
 

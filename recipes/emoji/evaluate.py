@@ -1,4 +1,4 @@
-"""Step 13: how good the bundle is. Everything is read from the bundle; nothing was tuned on test concepts.
+"""Step 14: how good the bundle is. Everything is read from the bundle; nothing was tuned on test concepts.
 
     python recipes/emoji/evaluate.py --bundle models/emoji --json recipes/emoji/work/measured.json --grid grid.png
 

@@ -1,4 +1,4 @@
-"""Step 14: the bundle's MODEL_CARD.md with its training curves, from measured numbers only.
+"""Step 15: the bundle's MODEL_CARD.md with its training curves, from measured numbers only.
 
     python recipes/emoji/model_card.py --bundle models/emoji --measured recipes/emoji/work/measured.json \\
         --robust recipes/emoji/work/measured-robust.json

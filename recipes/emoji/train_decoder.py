@@ -1,4 +1,4 @@
-"""Step 10: more training for the autoencoder's decoder alone, so that latents stay what they are. Resumes.
+"""Step 7: more training for the autoencoder's decoder alone, so that latents stay what they are. Resumes.
 
     python recipes/emoji/train_decoder.py --cpu-minutes 30
 

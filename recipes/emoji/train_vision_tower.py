@@ -1,10 +1,11 @@
-"""Step 7: CLIP's vision tower, against the frozen text tower. Resumes from its last checkpoint.
+"""Step 9: CLIP's vision tower, against the frozen text tower. Resumes from its last checkpoint.
 
     python recipes/emoji/train_vision_tower.py --cpu-minutes 40
 
 It learns to match captions, and to give each picture the embedding that the head on EfficientNet-Lite0 gives it
-(step 6), while it sees the same picture blurred or roughened, since it will judge generated pictures. For most of the
-budget half of the patches are left out, which halves the cost of a step. Writes `clip/vision/final.pt`.
+(step 6), while it sees the same picture blurred, roughened or redrawn by the autoencoder, since it will judge generated
+pictures. For most of the budget half of the patches are left out, which halves the cost of a step. Writes
+`clip/vision/final.pt`.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ FOLDER = CLIP / "vision"
 PEAK_RATE = 1e-3
 WHOLE_FROM = 0.7  # the part of the budget after which every patch is seen
 LOGIT_SCALE = 20.0
+REDRAWN_SHARE = 0.33
 
 
 class Views:
@@ -46,6 +48,7 @@ class Views:
         tokenizer = load_tokenizer()
         numbers = sorted(int(path.stem.split("-")[1]) for path in CLIP.glob("features-[0-9]*.npy"))
         self.images = [np.load(CLIP / f"views-{number}.npy") for number in numbers]
+        self.redrawn = [np.load(path) for path in sorted(CLIP.glob("redrawn-*.npy"))]
         teacher = Trained(tokenizer)
         teacher.load_state_dict(torch.load(CLIP / "text" / "final.pt", weights_only=True))
         teacher.eval()
@@ -60,9 +63,13 @@ class Views:
     def draw(self, count: int, generator: torch.Generator):
         """Pictures [n x 3 x 64 x 64], teacher's embeddings, texts' embeddings, concepts."""
         picks = torch.randint(self.targets.shape[1], (count,), generator=generator)
-        rounds = torch.randint(len(self.images), (count,), generator=generator)
-        images = np.stack([self.images[number][pick] for number, pick in zip(rounds, picks, strict=True)])
-        return to_batch(images), self.targets[rounds, picks], self.texts[picks], self.concepts[picks]
+        # The redrawn ones come first: round k of them is round k of the views.
+        redrawn = int(REDRAWN_SHARE * count) if self.redrawn else 0
+        few = torch.randint(max(1, len(self.redrawn)), (redrawn,), generator=generator)
+        rounds = torch.cat([few, torch.randint(len(self.images), (count - redrawn,), generator=generator)])
+        sources = [self.redrawn] * redrawn + [self.images] * (count - redrawn)
+        images = [source[number][pick] for source, number, pick in zip(sources, rounds, picks, strict=True)]
+        return to_batch(np.stack(images)), self.targets[rounds, picks], self.texts[picks], self.concepts[picks]
 
 
 def embed_some(clip: CLIPModel, images: torch.Tensor, share: float, generator: torch.Generator) -> torch.Tensor:
