@@ -104,6 +104,7 @@ SMOKE = Settings(
         warm_up_ms=0,
         retries=0,
         canary_repeats=1,
+        passes=1,
     ),
 )
 

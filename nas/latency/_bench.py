@@ -1,4 +1,4 @@
-"""Measuring many things on one device: each in its turn, then once more what was disturbed."""
+"""Measuring many things on one device: each in its turn, several times over, then once more what was disturbed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from nas._progress import track
 from nas.errors import DeviceError
 from nas.latency._neighbours import Neighbours, warn_if_disturbed
 from nas.latency._row import Row
-from nas.latency._timing import Canary, Measurement, Timing, measure, steadiest
+from nas.latency._timing import Canary, Measurement, Timing, measure, row_of, settled
 from nas.latency.devices import Device, Runnable
 
 
@@ -40,26 +40,25 @@ class Bench:
         Raises:
             DeviceError: the device cannot run one; the message has its name.
         """
-        done, neighbours = {}, Neighbours()
-        for name in track(loaders, description=description, total=len(loaders)):
-            done[name] = [_measure(name, loaders[name], self.canary, self.timing)]
+        neighbours = Neighbours()
+        attempts: dict[str, list[Measurement]] = {name: [] for name in loaders}
+        names = list(loaders)
+        turns = [names if number % 2 == 0 else names[::-1] for number in range(self.timing.passes)]
+        for name in track([name for turn in turns for name in turn], description=description):
+            attempts[name] += self._measure(name, loaders[name], self.timing.of_one_pass())
         # Only now it is known what the canary's usual time is: the machine may have been slow when the work began.
         once = replace(self.timing, retries=0)
-        for name in track(self._drifted(done), description="Measuring again what drifted"):
-            done[name].append(_measure(name, loaders[name], self.canary, once))
+        for name in track(self._drifted(attempts), description="Measuring again what drifted"):
+            attempts[name] += self._measure(name, loaders[name], once)
         self.other_work_cores = neighbours.busy_cores()
         warn_if_disturbed(self.other_work_cores)
-        usual_ms = self.canary.usual_ms
-        return {name: steadiest(attempts, self.canary).against(usual_ms) for name, attempts in done.items()}
+        return {name: row_of(attempts[name], self.canary, self.timing) for name in names}
 
-    def _drifted(self, done: Mapping[str, list[Measurement]]) -> list[str]:
-        usual_ms = self.canary.usual_ms
-        drifts = {name: steadiest(attempts, self.canary).drift(usual_ms) for name, attempts in done.items()}
-        return [name for name, drift in drifts.items() if abs(drift) > self.timing.max_drift]
+    def _drifted(self, attempts: Mapping[str, list[Measurement]]) -> list[str]:
+        return [name for name, found in attempts.items() if not settled(found, self.canary, self.timing)]
 
-
-def _measure(name: str, load: Callable[[], Runnable], canary: Canary, timing: Timing) -> Measurement:
-    try:
-        return measure(load(), canary, timing)
-    except DeviceError as error:
-        raise DeviceError(f"while measuring {name}: {error}") from error
+    def _measure(self, name: str, load: Callable[[], Runnable], timing: Timing) -> list[Measurement]:
+        try:
+            return measure(load(), self.canary, timing)
+        except DeviceError as error:
+            raise DeviceError(f"while measuring {name}: {error}") from error

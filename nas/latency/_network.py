@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -106,7 +107,8 @@ def validate(
     """
     if isinstance(networks, bool) or not isinstance(networks, int) or networks < 1:
         raise TableError(f"networks is {networks!r}; it must be a whole number of at least 1")
-    bench = Bench(device, table.workload.precision, timing)
+    # Large networks take long to make, and each of them is measured by itself: one pass will do.
+    bench = Bench(device, table.workload.precision, replace(timing, passes=1))
     held_out = {f"network {i}": a for i, a in enumerate(distinct_architectures(table.space, networks, seed), start=1)}
     loaders = {
         name: partial(_load, table.space, table.workload, device, partial(_network, table, unet, architecture, device))

@@ -1,5 +1,8 @@
 """The measuring loop that all devices share: warm up, repeat until the median is settled, watch the machine's drift.
 
+What is to be added up should have been measured at the same time, which it cannot be. The next best: everything is
+measured in several passes, there and back, so that the machine's slow changes touch all rows alike.
+
 A sample is the mean over as many executions as fill `sample_ms`: a network's forward pass averages over the short
 hiccups of a machine, and so must the samples of a block that is a hundred times shorter, or their median would leave
 out what the network's latency contains.
@@ -8,7 +11,7 @@ out what the network's latency contains.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -32,14 +35,15 @@ class Timing:
     Attributes:
         min_repeats: samples taken at least (two will do once they took four times `max_seconds`).
         max_repeats: samples taken at most.
-        min_seconds: time spent at least.
-        max_seconds: time after which no further sample is taken.
+        min_seconds: time spent at least, all passes together.
+        max_seconds: time after which no further sample is taken, all passes together.
         target_error: standard error of the median, as a fraction of it, at which it counts as settled.
         sample_ms: executions are averaged until they fill this time.
         warm_up_ms: executions before the first sample, at least one.
         max_drift: a measurement is repeated if the canary moved by more than this fraction.
         retries: how often at most it is repeated at once; what is left is tried once more at the end.
         canary_repeats: executions of the canary in one reading, of which the median counts.
+        passes: how often everything is measured in turn, there and back, the time divided among them.
     """
 
     min_repeats: int = 3
@@ -52,6 +56,30 @@ class Timing:
     max_drift: float = 0.05
     retries: int = 1
     canary_repeats: int = 7
+    passes: int = 2
+
+    def of_one_pass(self) -> Timing:
+        """The same for one pass."""
+        seconds = {"min_seconds": self.min_seconds / self.passes, "max_seconds": self.max_seconds / self.passes}
+        return replace(self, **seconds, passes=1)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Times of one runnable.
+
+    Attributes:
+        times_ms: each the mean of some executions.
+        runs: executions in all.
+    """
+
+    times_ms: tuple[float, ...]
+    runs: int
+
+    @property
+    def median_ms(self) -> float:
+        """Their median."""
+        return statistics.median(self.times_ms)
 
 
 @dataclass(frozen=True)
@@ -59,22 +87,18 @@ class Measurement:
     """Samples of one runnable, with the canary's time before and after.
 
     Attributes:
-        row: the samples' statistics; its drift is not filled in yet.
+        samples: the times.
         before_ms: the canary just before.
         after_ms: the canary just after.
     """
 
-    row: Row
+    samples: Samples
     before_ms: float
     after_ms: float
 
     def drift(self, reference_ms: float) -> float:
         """The canary's larger deviation from its usual time, signed, as a fraction."""
-        return max((time / reference_ms - 1 for time in (self.before_ms, self.after_ms)), key=abs)
-
-    def against(self, reference_ms: float) -> Row:
-        """The row with its drift against the canary's usual time."""
-        return replace(self.row, drift=round(self.drift(reference_ms), _DECIMALS))
+        return _largest(time / reference_ms - 1 for time in (self.before_ms, self.after_ms))
 
 
 class Canary:
@@ -111,24 +135,36 @@ def _canary_on(device: Device, precision: str) -> Runnable:
         return device.load(module, (torch.randn(2, 64, 32, 32),), {}, precision=precision)
 
 
-def measure(runnable: Runnable, canary: Canary, timing: Timing) -> Measurement:
-    """Measure until the canary stays put, or `timing.retries` are used up; the steadiest attempt counts."""
+def measure(runnable: Runnable, canary: Canary, timing: Timing) -> list[Measurement]:
+    """Measure until the canary stays put, or `timing.retries` are used up; all attempts."""
     attempts: list[Measurement] = []
     while len(attempts) <= timing.retries:
         before_ms = canary.read_ms()
-        row = sample(runnable.run_ms, timing)
-        attempts.append(Measurement(row, before_ms, canary.read_ms()))
+        samples = sample(runnable.run_ms, timing)
+        attempts.append(Measurement(samples, before_ms, canary.read_ms()))
         if abs(attempts[-1].drift(canary.usual_ms)) <= timing.max_drift:
             break
-    return steadiest(attempts, canary)
+    return attempts
 
 
-def steadiest(attempts: list[Measurement], canary: Canary) -> Measurement:
-    """The attempt during which the canary was nearest to its usual time."""
-    return min(attempts, key=lambda attempt: abs(attempt.drift(canary.usual_ms)))
+def settled(attempts: Sequence[Measurement], canary: Canary, timing: Timing) -> list[Measurement]:
+    """The attempts during which the canary was near its usual time."""
+    return [attempt for attempt in attempts if abs(attempt.drift(canary.usual_ms)) <= timing.max_drift]
 
 
-def sample(run_ms: Callable[[], float], timing: Timing) -> Row:
+def row_of(attempts: Sequence[Measurement], canary: Canary, timing: Timing) -> Row:
+    """All settled attempts together; where none is, the one that comes nearest. The largest drift of them is noted."""
+    usual_ms = canary.usual_ms
+    counted = settled(attempts, canary, timing) or [min(attempts, key=lambda attempt: abs(attempt.drift(usual_ms)))]
+    # The mean of the passes' medians, not the median of all: of two passes at different speeds it would be one's alone.
+    median_ms = statistics.fmean(attempt.samples.median_ms for attempt in counted)
+    low, high = np.percentile([time for attempt in counted for time in attempt.samples.times_ms], (25, 75)).tolist()
+    runs = sum(attempt.samples.runs for attempt in counted)
+    drift = _largest(attempt.drift(usual_ms) for attempt in counted)
+    return Row(round(median_ms, _DECIMALS), round(high - low, _DECIMALS), runs, round(drift, _DECIMALS))
+
+
+def sample(run_ms: Callable[[], float], timing: Timing) -> Samples:
     """Warm up, then sample until the median is settled or the time is up."""
     _fill(run_ms, timing.warm_up_ms)
     samples: list[float] = []
@@ -137,8 +173,11 @@ def sample(run_ms: Callable[[], float], timing: Timing) -> Row:
         total_ms, runs = _fill(run_ms, timing.sample_ms)
         samples.append(total_ms / runs)
         count, spent_ms = count + runs, spent_ms + total_ms
-    low, median, high = np.percentile(samples, (25, 50, 75)).tolist()
-    return Row(round(median, _DECIMALS), round(high - low, _DECIMALS), count)
+    return Samples(tuple(samples), count)
+
+
+def _largest(drifts: Iterable[float]) -> float:
+    return max(drifts, key=abs)
 
 
 def _fill(run_ms: Callable[[], float], wanted_ms: float) -> tuple[float, int]:

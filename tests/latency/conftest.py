@@ -18,7 +18,14 @@ def fake_table(tiny_space: SearchSpace) -> LatencyTable:
 def quick() -> Timing:
     """One execution a row."""
     return Timing(
-        min_repeats=1, max_repeats=1, sample_ms=0, warm_up_ms=0, retries=0, max_drift=float("inf"), canary_repeats=1
+        min_repeats=1,
+        max_repeats=1,
+        sample_ms=0,
+        warm_up_ms=0,
+        retries=0,
+        max_drift=float("inf"),
+        canary_repeats=1,
+        passes=1,
     )
 
 

@@ -7,14 +7,15 @@ import pytest
 import torch
 
 from nas.latency import Timing
-from nas.latency._timing import Canary, measure, sample
+from nas.latency._bench import Bench
+from nas.latency._timing import Canary, measure, row_of, sample
 from nas.latency.testing import FakeDevice
 
 
 def test_a_steady_block_is_timed_exactly_and_briefly() -> None:
-    row = sample(lambda: 4.0, Timing(min_seconds=0.2, sample_ms=20))
-    assert (row.median_ms, row.spread_ms) == (4.0, 0.0)
-    assert row.count * 4.0 == 200
+    samples = sample(lambda: 4.0, Timing(min_seconds=0.2, sample_ms=20))
+    assert set(samples.times_ms) == {4.0}
+    assert samples.runs * 4.0 == 200
 
 
 def test_a_noisy_block_is_timed_until_its_median_is_settled() -> None:
@@ -22,20 +23,19 @@ def test_a_noisy_block_is_timed_until_its_median_is_settled() -> None:
     timing = Timing(max_seconds=1e9, max_repeats=10**6, target_error=0.005)
     calm = sample(lambda: rng.gauss(30, 0.3), timing)
     noisy = sample(lambda: rng.gauss(30, 3.0), timing)
-    assert noisy.count > 10 * calm.count
+    assert noisy.runs > 10 * calm.runs
     assert noisy.median_ms == pytest.approx(30, rel=4 * 0.005)
-    assert noisy.spread_ms == pytest.approx(1.349 * 3.0, rel=0.2)
 
 
 def test_the_time_is_limited_however_noisy_a_block_is() -> None:
     rng = random.Random(0)
-    row = sample(lambda: rng.uniform(10, 1000), Timing(max_seconds=3.0))
-    assert row.count * row.median_ms < 2 * 3000
+    samples = sample(lambda: rng.uniform(10, 1000), Timing(max_seconds=3.0))
+    assert samples.runs * samples.median_ms < 2 * 3000
 
 
 @pytest.mark.parametrize(("time_ms", "samples"), [(2_500, 3), (4_000, 3), (20_000, 2)])
 def test_slow_networks_are_timed_a_few_times_only(time_ms: float, samples: int) -> None:
-    assert sample(lambda: time_ms, Timing(max_seconds=3.0)).count == samples
+    assert sample(lambda: time_ms, Timing(max_seconds=3.0)).runs == samples
 
 
 def test_hiccups_count_as_they_do_in_a_network() -> None:
@@ -47,8 +47,7 @@ def test_hiccups_count_as_they_do_in_a_network() -> None:
 
 def test_the_first_executions_are_not_counted() -> None:
     times = itertools.chain([1000.0] + [10.0] * 4, itertools.repeat(1.0))
-    row = sample(lambda: next(times), Timing(warm_up_ms=1040))
-    assert row.median_ms == 1.0
+    assert sample(lambda: next(times), Timing(warm_up_ms=1040)).median_ms == 1.0
 
 
 def test_what_was_measured_while_the_machine_was_slow_is_measured_again() -> None:
@@ -58,9 +57,9 @@ def test_what_was_measured_while_the_machine_was_slow_is_measured_again() -> Non
     canary.read_ms()
     runnable = device.load(torch.nn.Linear(10, 10), (), {}, precision="fp32")
     timing = Timing(min_seconds=0.2, max_seconds=3.0, retries=3)
-    measurement = measure(runnable, canary, timing)
-    assert measurement.row.median_ms == pytest.approx(0.11)
-    assert measurement.drift(canary.usual_ms) == 0.0
+    row = row_of(measure(runnable, canary, timing), canary, timing)
+    assert row.median_ms == pytest.approx(0.11)
+    assert row.drift == 0.0
 
 
 def test_drift_that_stays_is_recorded_with_its_sign() -> None:
@@ -70,5 +69,37 @@ def test_drift_that_stays_is_recorded_with_its_sign() -> None:
     while device.clock_ms < 3000:
         canary.read_ms()
     runnable = device.load(torch.nn.Linear(10, 10), (), {}, precision="fp32")
-    measurement = measure(runnable, canary, Timing(retries=1))
-    assert measurement.against(canary.usual_ms).drift == pytest.approx(0.2)
+    timing = Timing(retries=1)
+    assert row_of(measure(runnable, canary, timing), canary, timing).drift == pytest.approx(0.2)
+
+
+def test_passes_there_and_back_take_a_steady_change_of_the_machine_out_of_the_rows() -> None:
+    # It slows down so slowly that two readings of the canary in a row are alike.
+    def difference(passes: int) -> float:
+        device = FakeDevice(speed=lambda clock: 1 + clock / 1e6)
+        bench = Bench(device, "fp32", Timing(passes=passes, max_drift=1.0))
+        loaders = {str(i): lambda: device.load(torch.nn.Linear(10, 10), (), {}, precision="fp32") for i in range(40)}
+        rows = [row.median_ms for row in bench.measure_all(loaders, description="").values()]
+        return max(rows) / min(rows) - 1
+
+    assert difference(passes=1) > 0.02
+    assert difference(passes=2) < 0.002
+
+
+def test_the_spread_is_that_of_all_samples() -> None:
+    rng = random.Random(0)
+    canary = Canary(FakeDevice(), "fp32")
+    timing = Timing(max_seconds=1e9, max_repeats=4000, target_error=0)
+
+    class Noisy:
+        def run_ms(self) -> float:
+            return rng.gauss(30, 3.0)
+
+    row = row_of(measure(Noisy(), canary, timing), canary, timing)
+    assert row.spread_ms == pytest.approx(1.349 * 3.0, rel=0.1)
+    assert row.count == 4000
+
+
+def test_the_time_is_shared_among_the_passes() -> None:
+    whole = Timing(min_seconds=0.6, max_seconds=3.0, passes=2)
+    assert whole.of_one_pass() == Timing(min_seconds=0.3, max_seconds=1.5, passes=1)

@@ -16,7 +16,15 @@ from nas.latency import Row, Timing, measure_network_ms
 from nas.training import TrainingData
 
 ONCE = Timing(
-    min_repeats=1, max_repeats=1, min_seconds=0, max_seconds=0, sample_ms=0, warm_up_ms=0, retries=0, canary_repeats=1
+    min_repeats=1,
+    max_repeats=1,
+    min_seconds=0,
+    max_seconds=0,
+    sample_ms=0,
+    warm_up_ms=0,
+    retries=0,
+    canary_repeats=1,
+    passes=1,
 )
 
 
