@@ -100,7 +100,7 @@ class Contest:
         space = nas.SearchSpace.from_unet(pipe.unet, name=MODEL, context_length=length)
         lut = nas.LatencyTable.load(options.lut) if options.lut else nas.LatencyTable.measure(space)
         robust = nas.Supernet(load_unet(nas.bundled(MODEL) / "unet_robust"), lut.space, seed=options.seed)
-        prompts = load_captions(MODEL, "train", count=options.train_prompts, seed=options.seed)
+        prompts = load_captions(MODEL, "train", count=options.train_prompts, seed=options.seed, drawn_only=True)
         data = synthetic_data(pipe, prompts, steps=options.sampling_steps, seed=options.seed)
         workdir = options.workdir or Path(tempfile.mkdtemp(prefix="evolution-vs-random-"))
         sights = {"validation": options.search_prompts, "test": options.test_prompts}

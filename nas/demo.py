@@ -226,12 +226,12 @@ class _Job:
         prompts = self._captions("train", half) + self._captions("test", half)
         networks = {"full": self.pipe.unet, "evolved": result.unet}
         pictures = {name: judge.images(network, prompts) for name, network in networks.items()}
-        titles = ("training split", "concepts never seen")
+        titles = ("concepts trained on", "concepts never seen")
         _save_figure(plot_pictures(pictures, prompts, group_titles=titles), self.out / PICTURES)
         _save_figure(plot_pareto(result, score_label="CLIP score"), self.out / PARETO)
 
     def _captions(self, split: str, count: int) -> list[str]:
-        return load_captions(MODEL, split, count=count, seed=self.settings.seed)
+        return load_captions(MODEL, split, count=count, seed=self.settings.seed, drawn_only=split == "train")
 
 
 def _budget(lut: LatencyTable, share: float | None, budget_ms: float | None) -> float:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from nas import resources
@@ -42,3 +44,13 @@ def test_corrupt_captions(tmp_path, text):
     (broken / "captions" / "test.json").write_text(text)
     with pytest.raises(ModelError, match="not a list of captions"):
         load_captions("broken", "test")
+
+
+def test_captions_of_what_was_drawn(tmp_path):
+    entries = [{"caption": "a", "drawn": True}, {"caption": "b", "drawn": False}, {"caption": "c"}]
+    some = tmp_path / "some"
+    (some / "captions").mkdir(parents=True)
+    (some / "model_index.json").write_text("{}")
+    (some / "captions" / "train.json").write_text(json.dumps(entries))
+    assert load_captions("some", "train", drawn_only=True) == ["a"]
+    assert load_captions("some", "train") == ["a", "b", "c"]
