@@ -51,6 +51,21 @@ def _swap_in(temporary: Path, target: Path, folder: Path) -> None:
         raise
 
 
+def require_writable(path: str | os.PathLike[str]) -> None:
+    """Find out before long work whether its result can be written to `path`.
+
+    Raises:
+        StorageError: it cannot.
+    """
+    target = Path(path)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=target.parent):
+            pass
+    except OSError as error:
+        raise StorageError(f"cannot write {target}: {error.strerror or error}") from error
+
+
 def write_text_atomically(path: str | os.PathLike[str], text: str) -> None:
     """Write `text` to `path` as UTF-8: readers see the old file or the new one, never half of one."""
     with replacing(path) as temporary, open(temporary, "w", encoding="utf-8") as stream:

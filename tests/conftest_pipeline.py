@@ -107,7 +107,8 @@ def save_captions(folder: Path) -> None:
     folder.mkdir(parents=True)
     for split in ("train", "validation", "test"):
         entries = [
-            {"caption": f"{split} {number}", "style": "flat", "concept": f"thing {number}"} for number in range(6)
+            {"caption": f"{split} {number}", "style": "flat", "concept": f"thing {number}", "drawn": split == "train"}
+            for number in range(6)
         ]
         (folder / f"{split}.json").write_text(json.dumps(entries))
 

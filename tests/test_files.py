@@ -4,7 +4,7 @@ import errno
 
 import pytest
 
-from nas._files import replacing, write_text_atomically
+from nas._files import replacing, require_writable, write_text_atomically
 from nas.errors import StorageError
 
 
@@ -45,3 +45,11 @@ def test_a_folder_that_cannot_be_made_is_a_storage_error(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(StorageError):
         write_text_atomically(tmp_path / "file" / "below", "text")
+
+
+def test_what_cannot_be_written_is_known_before(tmp_path):
+    require_writable(tmp_path / "new" / "file")
+    assert list((tmp_path / "new").iterdir()) == []
+    (tmp_path / "blocked").touch()
+    with pytest.raises(StorageError, match="cannot write"):
+        require_writable(tmp_path / "blocked" / "file")

@@ -45,9 +45,11 @@ def _add_file(parser: argparse.ArgumentParser) -> None:
 
 
 def _build(options: argparse.Namespace) -> Report:
+    from nas._files import require_writable
     from nas.latency import LatencyTable
     from nas.search_space import SearchSpace
 
+    require_writable(options.out)
     lut = LatencyTable.measure(
         SearchSpace.load(options.space),
         device=options.device,

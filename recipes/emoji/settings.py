@@ -19,6 +19,6 @@ ROBUST = WORK / "unet_robust"
 IMAGE_SIZE = 64
 LATENT_SIZE = 16
 CONTEXT_LENGTH = 24
-# What the UNet has learned to draw so far: 319 of 1333 concepts. With more compute, widen this and go on with step 9.
+# What the UNet has learned to draw so far: 319 of 1333 concepts. With more compute, widen this and go on with step 11.
 DRAWN_CATEGORIES = ("Activities", "Animals & Nature", "Food & Drink")
 STYLES = {"fluent": "3d", "noto": "glossy", "twemoji": "flat"}
