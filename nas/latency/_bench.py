@@ -19,15 +19,16 @@ class Bench:
     Args:
         device: where to measure.
         precision: of the canary, as of what is measured.
-        timing: how long to measure.
+        timing: how long to measure; one pass unless it says more.
+        canary_ms: the canary's time when the machine is as it should be; what it mostly is when None.
 
     Attributes:
         other_work_cores: how many cores other programs kept busy during the last measurement.
     """
 
-    def __init__(self, device: Device, precision: str, timing: Timing) -> None:
+    def __init__(self, device: Device, precision: str, timing: Timing, *, canary_ms: float | None = None) -> None:
         self.device, self.timing = device, timing
-        self.canary = Canary(device, precision, repeats=timing.canary_repeats)
+        self.canary = Canary(device, precision, repeats=timing.canary_repeats, reference_ms=canary_ms)
         self.other_work_cores = 0.0
 
     def measure_all(self, loaders: Mapping[str, Callable[[], Runnable]], *, description: str) -> dict[str, Row]:
@@ -43,7 +44,7 @@ class Bench:
         neighbours = Neighbours()
         attempts: dict[str, list[Measurement]] = {name: [] for name in loaders}
         names = list(loaders)
-        turns = [names if number % 2 == 0 else names[::-1] for number in range(self.timing.passes)]
+        turns = [names if number % 2 == 0 else names[::-1] for number in range(self.timing.passes or 1)]
         for name in track([name for turn in turns for name in turn], description=description):
             attempts[name] += self._measure(name, loaders[name], self.timing.of_one_pass())
         # Only now it is known what the canary's usual time is: the machine may have been slow when the work began.

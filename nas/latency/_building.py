@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -25,6 +25,9 @@ Subject: TypeAlias = "tuple[nn.Module, Sequence[Any], Mapping[str, Any]]"
 _BASE = "base"
 _BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
 _MAX_INSTANCES = 64
+# Modules are made anew in every pass: small ones in no time, those of a large network in as long as they are measured.
+_SMALL_MB = 200
+_PASSES_OF_SMALL, _PASSES_OF_LARGE = 4, 2
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class Built:
 
 def build(space: SearchSpace, workload: Workload, device: Device, *, copies: bool, timing: Timing) -> Built:
     """Measure all rows and the base of a space."""
-    bench = Bench(device, workload.precision, timing)
+    bench = Bench(device, workload.precision, replace(timing, passes=timing.passes or _passes(space, workload)))
     loading = _Loading(space, workload, device)
     subjects: dict[str, Callable[[], Subject]] = {
         _BASE: partial(random_network, space, space.empty, workload, device),
@@ -58,6 +61,11 @@ def build(space: SearchSpace, workload: Workload, device: Device, *, copies: boo
     rows = bench.measure_all(loaders, description=f"Measuring {space.name} on {device.name}")
     base = rows.pop(_BASE)
     return Built(rows, base, loading.attention, round(bench.canary.usual_ms, 6), round(bench.other_work_cores, 3))
+
+
+def _passes(space: SearchSpace, workload: Workload) -> int:
+    small = _BYTES[workload.precision] * space.parameters < _SMALL_MB * 2**20
+    return _PASSES_OF_SMALL if small else _PASSES_OF_LARGE
 
 
 def random_network(space: SearchSpace, architecture: Architecture, workload: Workload, device: Device) -> Subject:

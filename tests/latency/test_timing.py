@@ -8,7 +8,7 @@ import torch
 
 from nas.latency import Timing
 from nas.latency._bench import Bench
-from nas.latency._timing import Canary, measure, row_of, sample
+from nas.latency._timing import Canary, Samples, measure, row_of, sample
 from nas.latency.testing import FakeDevice
 
 
@@ -51,9 +51,9 @@ def test_the_first_executions_are_not_counted() -> None:
 
 
 def test_what_was_measured_while_the_machine_was_slow_is_measured_again() -> None:
-    # A canary reading takes 7 x 36.928 ms. The machine is slow from within the first measurement until after it.
-    device = FakeDevice(speed=lambda clock: 1.5 if 600 < clock < 1200 else 1.0)
-    canary = Canary(device, "fp32")
+    # A canary reading takes 173.8 ms. The machine is slow from within the first measurement until after it.
+    device = FakeDevice(speed=lambda clock: 1.5 if 600 < clock < 1400 else 1.0)
+    canary = Canary(device, "fp32", repeats=1)
     canary.read_ms()
     runnable = device.load(torch.nn.Linear(10, 10), (), {}, precision="fp32")
     timing = Timing(min_seconds=0.2, max_seconds=3.0, retries=3)
@@ -65,7 +65,7 @@ def test_what_was_measured_while_the_machine_was_slow_is_measured_again() -> Non
 def test_drift_that_stays_is_recorded_with_its_sign() -> None:
     # Half of the readings are taken before it slows down, so that the usual time is still the old one.
     device = FakeDevice(speed=lambda clock: 1.2 if clock > 3000 else 1.0)
-    canary = Canary(device, "fp32")
+    canary = Canary(device, "fp32", repeats=1)
     while device.clock_ms < 3000:
         canary.read_ms()
     runnable = device.load(torch.nn.Linear(10, 10), (), {}, precision="fp32")
@@ -76,7 +76,7 @@ def test_drift_that_stays_is_recorded_with_its_sign() -> None:
 def test_passes_there_and_back_take_a_steady_change_of_the_machine_out_of_the_rows() -> None:
     # It slows down so slowly that two readings of the canary in a row are alike.
     def difference(passes: int) -> float:
-        device = FakeDevice(speed=lambda clock: 1 + clock / 1e6)
+        device = FakeDevice(speed=lambda clock: 1 + clock / 1e7)
         bench = Bench(device, "fp32", Timing(passes=passes, max_drift=1.0))
         loaders = {str(i): lambda: device.load(torch.nn.Linear(10, 10), (), {}, precision="fp32") for i in range(40)}
         rows = [row.median_ms for row in bench.measure_all(loaders, description="").values()]
@@ -84,6 +84,25 @@ def test_passes_there_and_back_take_a_steady_change_of_the_machine_out_of_the_ro
 
     assert difference(passes=1) > 0.02
     assert difference(passes=2) < 0.002
+
+
+def test_the_canary_goes_before_every_execution_that_counts() -> None:
+    order: list[str] = []
+
+    def run_ms(name: str, time_ms: float) -> float:
+        order.append(name)
+        return time_ms
+
+    timing = Timing(min_repeats=2, min_seconds=0, sample_ms=10, warm_up_ms=6)
+    samples = sample(lambda: run_ms("block", 3.0), timing, before=lambda: run_ms("canary", 2.0))
+    assert order == ["block"] * 2 + ["canary", "block"] * 4
+    assert samples == Samples((3.0, 3.0), 4)
+
+
+def test_a_reference_replaces_what_the_machine_mostly_does() -> None:
+    canary = Canary(FakeDevice(), "fp32", reference_ms=200.0)
+    assert canary.read_ms() == pytest.approx(173.824)
+    assert canary.usual_ms == 200.0
 
 
 def test_the_spread_is_that_of_all_samples() -> None:
