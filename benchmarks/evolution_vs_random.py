@@ -50,6 +50,7 @@ def main() -> None:
             "evolved_ms": evolution.predicted_ms,
             "evolved_measured_ms": evolution.measured_ms,
             "random_ms": float(np.mean(latencies)),
+            "search_prompts": options.search_prompts,
             "final_steps": options.final_steps,
             "test_prompts": options.test_prompts,
             **figures,
@@ -68,12 +69,15 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--networks", type=int, default=10, help="random architectures")
     parser.add_argument("--search-prompts", type=int, default=32, help="validation captions that the search sees")
     parser.add_argument("--test-prompts", type=int, default=200, help="test captions for the comparison")
-    parser.add_argument("--sampling-steps", type=int, default=10)
-    parser.add_argument("--train-prompts", type=int, default=512, help="training captions to distil on")
-    parser.add_argument("--final-steps", type=int, default=200, help="distillation steps of every network")
+    parser.add_argument("--search-steps", type=int, default=4, help="DDIM steps of the pictures that the search sees")
+    parser.add_argument("--sampling-steps", type=int, default=10, help="DDIM steps of all other pictures")
+    parser.add_argument("--train-prompts", type=int, default=80, help="training captions to distil on")
+    parser.add_argument("--final-steps", type=int, default=150, help="distillation steps of every network")
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--ema-decay", type=float, default=0.98)
     parser.add_argument("--group-size", type=float, default=0.5)
-    parser.add_argument("--candidates", type=int)
-    parser.add_argument("--first-look", type=int)
+    parser.add_argument("--candidates", type=int, default=6)
+    parser.add_argument("--first-look", type=int, default=12)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workdir", type=Path, help="where the search keeps its journal, to be able to go on")
     parser.add_argument("--json", type=Path)
@@ -103,9 +107,9 @@ class Contest:
         prompts = load_captions(MODEL, "train", count=options.train_prompts, seed=options.seed, drawn_only=True)
         data = synthetic_data(pipe, prompts, steps=options.sampling_steps, seed=options.seed)
         workdir = options.workdir or Path(tempfile.mkdtemp(prefix="evolution-vs-random-"))
-        sights = {"validation": options.search_prompts, "test": options.test_prompts}
-        judges = [clip_score(pipe, split, count, options) for split, count in sights.items()]
-        return cls(options, workdir, pipe, lut, robust, data, *judges)
+        searching = clip_score(pipe, "validation", options.search_prompts, options.search_steps, options.seed)
+        judge = clip_score(pipe, "test", options.test_prompts, options.sampling_steps, options.seed)
+        return cls(options, workdir, pipe, lut, robust, data, searching, judge)
 
     def evolve(self, budget_ms: float) -> nas.Evolution:
         options = self.options
@@ -128,15 +132,23 @@ class Contest:
     def trained(self, architecture: nas.Architecture) -> nas.EvolvedUNet:
         """The network after the training that every contestant gets."""
         unet, options = self.supernet.extract(architecture), self.options
-        teaching = {"scheduler": self.pipe.scheduler, "steps": options.final_steps, "seed": options.seed}
-        robust_train(unet, self.pipe.unet, self.data, batch_size=16, **teaching)
+        robust_train(
+            unet,
+            self.pipe.unet,
+            self.data,
+            scheduler=self.pipe.scheduler,
+            steps=options.final_steps,
+            batch_size=16,
+            learning_rate=options.learning_rate,
+            ema_decay=options.ema_decay,
+            seed=options.seed,
+        )
         return unet
 
 
-def clip_score(pipe: Any, split: str, count: int, options: argparse.Namespace) -> nas.ClipScore:
-    prompts = load_captions(MODEL, split, count=count, seed=options.seed)
-    clip = Clip.load(nas.bundled(MODEL) / "clip")
-    return nas.ClipScore(pipe, clip=clip, prompts=prompts, steps=options.sampling_steps, seed=options.seed)
+def clip_score(pipe: Any, split: str, count: int, steps: int, seed: int) -> nas.ClipScore:
+    prompts = load_captions(MODEL, split, count=count, seed=seed)
+    return nas.ClipScore(pipe, clip=Clip.load(nas.bundled(MODEL) / "clip"), prompts=prompts, steps=steps, seed=seed)
 
 
 def compare(full: Score, evolved: Score, rivals: list[Score]) -> dict[str, Any]:

@@ -52,6 +52,7 @@ class Settings:
         final_steps: distillation steps of the network found.
         batch_size: samples a training step.
         learning_rate: of all training.
+        ema_decay: of the averaged weights that training ends with.
         group_size: how much is done in a round, see `nas.evolve`.
         candidates: how many candidates are judged anew in a round, see `nas.evolve`.
         first_look: how many prompts candidates are judged by at first, see `nas.evolve`.
@@ -59,23 +60,24 @@ class Settings:
         timing: how long to measure.
     """
 
-    search_prompts: int = 10
+    search_prompts: int = 32
     search_steps: int = 4
-    report_prompts: int = 48
+    report_prompts: int = 64
     picture_prompts: int = 10
     sampling_steps: int = 10
     guidance_scale: float = 5.0
-    data_prompts: int = 48
+    data_prompts: int = 80
     probe_steps: int = 0
     train_steps: int = 0
-    final_steps: int = 50
+    final_steps: int = 150
     batch_size: int = 16
-    learning_rate: float = 1e-4
+    learning_rate: float = 1e-3
+    ema_decay: float = 0.98
     group_size: int | float = 0.5
     candidates: int | None = 6
-    first_look: int | None = None
+    first_look: int | None = 12
     seed: int = 0
-    timing: Timing = field(default_factory=lambda: Timing(max_seconds=1.0))
+    timing: Timing = field(default_factory=lambda: Timing(min_seconds=0.5, max_seconds=1.0, passes=3))
 
     @property
     def trains(self) -> bool:
@@ -94,6 +96,7 @@ SMOKE = Settings(
     final_steps=1,
     batch_size=2,
     candidates=1,
+    first_look=None,
     group_size=1.0,
     timing=Timing(
         min_repeats=1,
@@ -192,7 +195,7 @@ class _Job:
             probe_steps=settings.probe_steps,
             train_steps=settings.train_steps,
             final_steps=settings.final_steps,
-            training={"batch_size": settings.batch_size, "learning_rate": settings.learning_rate},
+            training={name: getattr(settings, name) for name in ("batch_size", "learning_rate", "ema_decay")},
             group_size=settings.group_size,
             candidates=settings.candidates,
             first_look=settings.first_look,
@@ -255,7 +258,9 @@ def _summary(
         "budget_ms": result.budget_ms,
         "predicted_ms": result.predicted_ms,
         "measured_ms": result.measured_ms,
-        "prediction_error": result.predicted_ms / result.measured_ms - 1,
+        "prediction_error": result.prediction_error,
+        "machine_drift": result.machine_drift,
+        "prediction_error_at_equal_speed": result.prediction_error_at_equal_speed,
         "clip_full": before.mean,
         "clip_full_interval": [before.low, before.high],
         "clip_evolved": after.mean,

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 # One network is measured longer than one of many rows, and more often where the machine is not as it was.
-_PATIENT = Timing(min_seconds=2.0, max_seconds=6.0, retries=3)
+_PATIENT = Timing(min_seconds=1.5, max_seconds=4.0, retries=2)
 
 
 def measure_network_ms(

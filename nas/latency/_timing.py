@@ -31,6 +31,8 @@ _ERROR_OF_MEDIAN = 1.2533 / 1.349
 _DECIMALS = 6
 # The canary's weights are to come from memory, as a network's do: others may be busy there while the cores are free.
 _CANARIES = 32
+# After this many times `max_seconds` large networks have two samples at least, and are not measured again for drift.
+_PATIENCE = 4
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,8 @@ class Timing:
         sample_ms: executions are averaged until they fill this time, what goes before each included.
         warm_up_ms: executions before the first sample, at least one.
         max_drift: a measurement is repeated if the canary moved by more than this fraction.
-        retries: how often at most it is repeated at once; what is left is tried once more at the end.
+        retries: how often at most it is repeated at once, unless it took four times `max_seconds`; what is left is
+            tried once more at the end.
         canary_repeats: executions of the canary in one reading, of which the median counts.
         passes: how often everything is measured in turn, there and back, the time divided among them; when None as
             often as making the modules anew is cheap.
@@ -86,6 +89,11 @@ class Samples:
     def median_ms(self) -> float:
         """Their median."""
         return statistics.median(self.times_ms)
+
+    @property
+    def seconds(self) -> float:
+        """How long all executions took together."""
+        return self.runs * statistics.fmean(self.times_ms) / 1000
 
 
 @dataclass(frozen=True)
@@ -162,13 +170,14 @@ def _canary_on(device: Device, precision: str) -> Runnable:
 
 
 def measure(runnable: Runnable, canary: Canary, timing: Timing) -> list[Measurement]:
-    """Measure until the canary stays put, or `timing.retries` are used up; all attempts."""
+    """Measure until the canary stays put, or retries or the time for them are used up; all attempts."""
     attempts: list[Measurement] = []
     while len(attempts) <= timing.retries:
         before_ms = canary.read_ms()
         samples = sample(runnable.run_ms, timing, before=canary.run_ms)
         attempts.append(Measurement(samples, before_ms, canary.read_ms()))
-        if abs(attempts[-1].drift(canary.usual_ms)) <= timing.max_drift:
+        spent_seconds = sum(attempt.samples.seconds for attempt in attempts)
+        if settled(attempts[-1:], canary, timing) or spent_seconds >= _PATIENCE * timing.max_seconds:
             break
     return attempts
 
@@ -223,7 +232,7 @@ def _fill(run_ms: Callable[[], float], wanted_ms: float, before: Callable[[], fl
 
 def _enough(samples: list[float], seconds: float, timing: Timing) -> bool:
     if len(samples) < timing.min_repeats:
-        return len(samples) >= 2 and seconds >= 4 * timing.max_seconds
+        return len(samples) >= 2 and seconds >= _PATIENCE * timing.max_seconds
     if seconds >= timing.max_seconds or len(samples) >= timing.max_repeats:
         return True
     return seconds >= timing.min_seconds and _relative_error(samples) <= timing.target_error

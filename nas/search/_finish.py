@@ -61,6 +61,7 @@ class Finish:
             budget_ms=budget_ms,
             predicted_ms=self.lut.latency_ms(architecture),
             measured_ms=measured.get("result"),
+            machine_drift=measured.get("drift"),
             predicted_full_ms=predicted_full_ms,
             full_ms=measured.get("full") or predicted_full_ms,
             score=score,
@@ -83,23 +84,24 @@ class Finish:
         return unet.eval()
 
     def _measured(self, unet: EvolvedUNet, judge: Judge) -> dict[str, float]:
-        """Result and full network in ms, measured once a run."""
+        """Result and full network in ms, and the machine's drift beside the result; measured once a run."""
         if self.measure is False:
             return {}
         known = judge.journal.noted(_MEASURED)
         if known is None:
             full = judge.supernet.candidate(judge.supernet.space.full)
-            networks = {"result": unet, "full": full}
-            known = {name: ms for name, network in networks.items() if (ms := self._measure(network)) is not None}
+            known = self._measure_by_hand(unet, full) if callable(self.measure) else self._measure_as_table(unet, full)
             judge.journal.note(_MEASURED, known)
         return known
 
-    def _measure(self, network: nn.Module) -> float | None:
-        if callable(self.measure):
-            return float(self.measure(network))
+    def _measure_by_hand(self, unet: nn.Module, full: nn.Module) -> dict[str, float]:
+        return {"result": float(self.measure(unet)), "full": float(self.measure(full))}
+
+    def _measure_as_table(self, unet: nn.Module, full: nn.Module) -> dict[str, float]:
         from nas.latency import measure_network_ms
 
         try:
-            return measure_network_ms(network, self.lut).median_ms
+            row, full_row = measure_network_ms(unet, self.lut), measure_network_ms(full, self.lut)
         except DeviceError:  # the table may be of a device that is elsewhere
-            return None
+            return {}
+        return {"result": row.median_ms, "full": full_row.median_ms, "drift": row.drift}

@@ -45,6 +45,8 @@ class Evolution:
         full_ms: latency of the full network, measured; by the table if it was not measured.
         score: score of the result, after `final_steps` of training.
         full_score: score of the full network, before any training of this search.
+        machine_drift: by what fraction the machine was slower when the result was measured than when the table was, as
+            far as the table's canary tells; None if it is not known.
     """
 
     architecture: Architecture
@@ -59,6 +61,7 @@ class Evolution:
     full_ms: float
     score: Score
     full_score: Score
+    machine_drift: float | None = None
 
     @property
     def removed(self) -> tuple[str, ...]:
@@ -69,6 +72,18 @@ class Evolution:
     def added(self) -> tuple[str, ...]:
         """Places with copies, each as often as it has copies."""
         return self.architecture.added
+
+    @property
+    def prediction_error(self) -> float | None:
+        """(predicted - measured) / measured, as measured; None if it was not measured."""
+        return None if self.measured_ms is None else self.predicted_ms / self.measured_ms - 1
+
+    @property
+    def prediction_error_at_equal_speed(self) -> float | None:
+        """The same had the machine not drifted meanwhile: how good the table is, apart from how steady the machine."""
+        if self.measured_ms is None or self.machine_drift is None:
+            return None
+        return self.predicted_ms * (1 + self.machine_drift) / self.measured_ms - 1
 
     def __repr__(self) -> str:
         latency = f"{self.predicted_ms:.2f} ms predicted"
@@ -111,7 +126,7 @@ class Evolution:
             raise SearchError(f"{folder} holds no evolution that can be read: {error}") from error
 
     def _to_dict(self) -> dict[str, Any]:
-        plain = ("budget_ms", "predicted_ms", "measured_ms", "predicted_full_ms", "full_ms")
+        plain = ("budget_ms", "predicted_ms", "measured_ms", "predicted_full_ms", "full_ms", "machine_drift")
         return {
             "schema": SCHEMA,
             "architecture": str(self.architecture),

@@ -178,7 +178,7 @@ def test_measured_latencies_come_from_whoever_measures(evolve: Callable[..., Evo
     assert (again.measured_ms, again.full_ms) == (11.0, 12.0)
     assert len(seen) == 2
     unmeasured = evolve(measure=False, workdir=tmp_path / "b")
-    assert unmeasured.measured_ms is None
+    assert unmeasured.measured_ms is unmeasured.prediction_error is unmeasured.prediction_error_at_equal_speed is None
     assert unmeasured.full_ms == unmeasured.predicted_full_ms
 
 

@@ -85,12 +85,15 @@ def test_the_result_is_measured_on_the_tables_device(
 
     def measure(unet: object, table: LatencyTable) -> Row:
         asked.append((str(unet.architecture), table))
-        return Row(5.0 + len(asked), 0.0, 1, 0.0)
+        return Row(5.0 + len(asked), 0.0, 1, 0.2)
 
     monkeypatch.setattr("nas.latency.measure_network_ms", measure)
     result = evolve(lut=lut, budget_ms=27.0, measure=True)
     assert (result.measured_ms, result.full_ms) == (6.0, 7.0)
     assert asked == [(str(result.architecture), lut), (str(small_space.full), lut)]
+    assert result.machine_drift == 0.2
+    assert result.prediction_error == pytest.approx(result.predicted_ms / 6.0 - 1)
+    assert result.prediction_error_at_equal_speed == pytest.approx(result.predicted_ms / 5.0 - 1)
 
 
 def test_on_a_device_that_is_elsewhere_nothing_is_measured(
