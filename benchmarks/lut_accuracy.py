@@ -26,13 +26,15 @@ METHODS = {"table": "table (base + rows)", "naive": "sum of isolated blocks"}
 def main(argv: list[str] | None = None) -> int:
     arguments = parse(argv)
     try:
-        results = [examine(name, arguments) for name in arguments.space]
+        results: list[dict[str, Any]] = []
+        for name in arguments.space:
+            results.append(examine(name, arguments))
+            print(report(results[-1:]), flush=True)
+            if arguments.json:
+                write_text_atomically(arguments.json, json.dumps(results, indent=2) + "\n")
     except NasError as error:
         print(error, file=sys.stderr)
         return 1
-    print(report(results))
-    if arguments.json:
-        write_text_atomically(arguments.json, json.dumps(results, indent=2) + "\n")
     return 0
 
 
@@ -65,11 +67,17 @@ def examine(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
         timing=timing,
     )
     build_seconds = time.perf_counter() - start
+    keep(table, arguments)
     validation = table.validate(networks=arguments.networks, seed=arguments.seed, timing=timing)
-    if arguments.tables:
-        table.save(arguments.tables / f"{space.name}_{table.device}_{table.workload.precision}.yaml")
+    keep(table, arguments)
     naive = validation.repredicted(lambda pair: naive_ms(table, pair))
     return described(table, build_seconds) | {"table": figures(validation), "naive": figures(naive)}
+
+
+def keep(table: LatencyTable, arguments: argparse.Namespace) -> None:
+    """Write the table, so that an end before the last network loses little."""
+    if arguments.tables:
+        table.save(arguments.tables / f"{table.space.name}_{table.device}_{table.workload.precision}.yaml")
 
 
 def naive_ms(table: LatencyTable, pair: Pair) -> float:
