@@ -1,7 +1,7 @@
 """The measuring loop that all devices share: warm up, repeat until the median is settled, watch the machine's drift.
 
 Before each timed execution the canary is executed: in a network a block never follows itself, and in a loop of its own
-it is up to a tenth faster than where caches and predictors are another's.
+it is faster than where caches and predictors are another's.
 
 What is to be added up should have been measured at the same time, which it cannot be. The next best: everything is
 measured in several passes, there and back, so that the machine's slow changes touch all rows alike.

@@ -11,21 +11,12 @@ from diffusers import DDIMScheduler, UNet2DConditionModel
 
 import nas
 from nas import Architecture, Evolution, LatencyTable, SearchSpace, Supernet, TeacherDistance, Workload
+from nas.demo import SMOKE
 from nas.errors import DeviceError
-from nas.latency import Row, Timing, measure_network_ms
+from nas.latency import Row, measure_network_ms
 from nas.training import TrainingData
 
-ONCE = Timing(
-    min_repeats=1,
-    max_repeats=1,
-    min_seconds=0,
-    max_seconds=0,
-    sample_ms=0,
-    warm_up_ms=0,
-    retries=0,
-    canary_repeats=1,
-    passes=1,
-)
+ONCE = SMOKE.timing
 
 
 def made_up_table(space: SearchSpace, device: str = "torch-cpu") -> LatencyTable:
