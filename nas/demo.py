@@ -105,8 +105,7 @@ SMOKE = Settings(
         max_seconds=0,
         sample_ms=0,
         warm_up_ms=0,
-        retries=0,
-        canary_repeats=1,
+        extra_seconds=0,
         passes=1,
     ),
 )

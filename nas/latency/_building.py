@@ -60,7 +60,7 @@ def build(space: SearchSpace, workload: Workload, device: Device, *, copies: boo
     loaders = {name: partial(loading.load, make) for name, make in subjects.items()}
     rows = bench.measure_all(loaders, description=f"Measuring {space.name} on {device.name}")
     base = rows.pop(_BASE)
-    return Built(rows, base, loading.attention, round(bench.canary.usual_ms, 6), round(bench.other_work_cores, 3))
+    return Built(rows, base, loading.attention, round(bench.canary_ms, 6), round(bench.other_work_cores, 3))
 
 
 def _passes(space: SearchSpace, workload: Workload) -> int:

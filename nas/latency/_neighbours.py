@@ -8,6 +8,8 @@ import psutil
 
 from nas._progress import say
 
+# Processor time is counted in hundredths of a second: over less than this it says nothing.
+_LEAST_SECONDS = 1.0
 # More than an idle desktop's own work, less than what can be seen in a row.
 _WORTH_A_WARNING = 0.05
 
@@ -19,10 +21,10 @@ class Neighbours:
         self._wall, self._all, self._own = time.perf_counter(), _busy_seconds(), time.process_time()
 
     def busy_cores(self) -> float:
-        """Cores' worth of work done by others since then, on average."""
+        """Cores' worth of work done by others since then, on average; 0 where that was too short a time to tell."""
         seconds = time.perf_counter() - self._wall
         others = _busy_seconds() - self._all - (time.process_time() - self._own)
-        return max(0.0, others / seconds) if seconds else 0.0
+        return max(0.0, others / seconds) if seconds >= _LEAST_SECONDS else 0.0
 
 
 def warn_if_disturbed(busy_cores: float, *, cores: int | None = None) -> None:

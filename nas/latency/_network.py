@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from nas.latency._table import LatencyTable
 
 
-# One network is measured longer than one of many rows, and more often where the machine is not as it was.
-_PATIENT = Timing(min_seconds=1.5, max_seconds=4.0, retries=2)
+# A few networks are measured longer than one of many rows.
+_PATIENT = Timing(min_repeats=8, min_seconds=2.0, max_seconds=4.0, passes=2, extra_seconds=30.0)
 
 
 def measure_network_ms(
@@ -51,19 +51,36 @@ def measure_network_ms(
         DeviceError: the device is not here or cannot run the network.
         ModelError: `unet` is not a UNet.
     """
-    space = _space_of(unet)
+    name = "the network"
+    return measure_networks_ms({name: unet}, table_or_workload, device=device, timing=timing)[name]
+
+
+def measure_networks_ms(
+    unets: Mapping[str, nn.Module],
+    table_or_workload: LatencyTable | Workload,
+    *,
+    device: str | Device | None = None,
+    timing: Timing | None = None,
+) -> dict[str, Row]:
+    """Measure several networks in turns, so that the same machine is seen by all; see `measure_network_ms`."""
     if isinstance(table_or_workload, Workload):
         workload, usual_ms, device = table_or_workload, None, as_device(device or "torch-cpu")
     else:
         workload = table_or_workload.workload
-        usual_ms = None if device else _canary_ms(table_or_workload)
+        usual_ms = None if device else canary_ms_of(table_or_workload)
         device = as_device(device) if device else device_of(table_or_workload)
     bench = Bench(device, workload.precision, timing or _PATIENT, canary_ms=usual_ms)
-    loaders = {"the network": partial(_load, space, workload, device, lambda: unet)}
-    return bench.measure_all(loaders, description="Measuring a network")["the network"]
+    loaders = {
+        name: partial(_load, _space_of(unet), workload, device, partial(_as_it_is, unet)) for name, unet in unets.items()
+    }
+    return bench.measure_all(loaders, description="Measuring whole networks")
 
 
-def _canary_ms(table: LatencyTable) -> float | None:
+def _as_it_is(unet: nn.Module) -> nn.Module:
+    return unet
+
+
+def canary_ms_of(table: LatencyTable) -> float | None:
     """The canary's time while the table was measured, where it is known."""
     known = table.provenance.get("canary_ms")
     return float(known) if isinstance(known, int | float) and known > 0 else None
@@ -119,7 +136,8 @@ def validate(
     if isinstance(networks, bool) or not isinstance(networks, int) or networks < 1:
         raise TableError(f"networks is {networks!r}; it must be a whole number of at least 1")
     # Large networks take long to make, and each of them is measured by itself: one pass will do.
-    bench = Bench(device, table.workload.precision, replace(timing, passes=1))
+    own = canary_ms_of(table) if device.name == table.device else None
+    bench = Bench(device, table.workload.precision, replace(timing, passes=1), canary_ms=own)
     held_out = {f"network {i}": a for i, a in enumerate(distinct_architectures(table.space, networks, seed), start=1)}
     loaders = {
         name: partial(_load, table.space, table.workload, device, partial(_network, table, unet, architecture, device))

@@ -13,11 +13,11 @@ class Row:
     """A measured latency.
 
     Attributes:
-        median_ms: median over the samples, in ms; the mean of them if it was measured in several passes.
+        median_ms: median over the samples, in ms.
         spread_ms: the samples' interquartile range, in ms.
         count: timed executions.
-        drift: how far the canary (a small fixed workload timed just before and after) was from its usual time, as a
-            signed fraction: 0.03 says that the machine was 3 % slower than usual.
+        drift: how far the canary (a small fixed workload timed around each sample) was from its usual time, as a signed
+            fraction: 0.03 says that the machine was 3 % slower than usual.
 
     Raises:
         TableError: a time that no clock can have shown.

@@ -3,8 +3,10 @@
 Before each timed execution the canary is executed: in a network a block never follows itself, and in a loop of its own
 it is faster than where caches and predictors are another's.
 
-What is to be added up should have been measured at the same time, which it cannot be. The next best: everything is
-measured in several passes, there and back, so that the machine's slow changes touch all rows alike.
+What is to be added up should have been measured at the same time, which it cannot be. The next best: every sample knows
+the canary's time around it, and of all samples of all visits only those count that were taken while the machine was at
+one speed, the one that it mostly had. So what other programs or other tenants of the machine do for some seconds is
+left out of rows and of networks alike, and slow changes in between touch all alike.
 
 A sample is the mean over as many executions as fill `sample_ms`: a network's forward pass averages over the short
 hiccups of a machine, and so must the samples of a block that is a hundred times shorter, or their median would leave
@@ -13,8 +15,9 @@ out what the network's latency contains.
 
 from __future__ import annotations
 
+import math
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -31,7 +34,9 @@ _ERROR_OF_MEDIAN = 1.2533 / 1.349
 _DECIMALS = 6
 # The canary's weights are to come from memory, as a network's do: others may be busy there while the cores are free.
 _CANARIES = 32
-# After this many times `max_seconds` large networks have two samples at least, and are not measured again for drift.
+# Executions of the canary before and after the executions of a sample.
+_AROUND = 2
+# After this many times `max_seconds` large networks have two samples at least, and are not waited for any longer.
 _PATIENCE = 4
 
 
@@ -40,17 +45,16 @@ class Timing:
     """How long to measure. The defaults build Stable Diffusion v1.5's table on two slow cores in a few minutes.
 
     Attributes:
-        min_repeats: samples taken at least (two will do once they took four times `max_seconds`).
+        min_repeats: samples taken at least (two a visit will do once they took four times `max_seconds`).
         max_repeats: samples taken at most.
         min_seconds: time spent at least, all passes together.
         max_seconds: time after which no further sample is taken, all passes together.
         target_error: standard error of the median, as a fraction of it, at which it counts as settled.
-        sample_ms: executions are averaged until they fill this time, what goes before each included.
-        warm_up_ms: executions before the first sample, at least one.
-        max_drift: a measurement is repeated if the canary moved by more than this fraction.
-        retries: how often at most it is repeated at once, unless it took four times `max_seconds`; what is left is
-            tried once more at the end.
-        canary_repeats: executions of the canary in one reading, of which the median counts.
+        sample_ms: executions are averaged until they fill this time, the canary before each included.
+        warm_up_ms: executions before the first sample of a visit, at least one.
+        max_drift: samples count if the canary's time around them was within this fraction of its usual time.
+        extra_seconds: time for visiting again, after all passes, what has fewer than `min_repeats` samples that count.
+            It is for everything together that is measured in one go.
         passes: how often everything is measured in turn, there and back, the time divided among them; when None as
             often as making the modules anew is cheap.
     """
@@ -63,56 +67,40 @@ class Timing:
     sample_ms: float = 20.0
     warm_up_ms: float = 50.0
     max_drift: float = 0.05
-    retries: int = 1
-    canary_repeats: int = 15
+    extra_seconds: float = 60.0
     passes: int | None = None
 
     def of_one_pass(self) -> Timing:
         """The same for one pass of those asked for."""
         passes = self.passes or 1
-        return replace(self, min_seconds=self.min_seconds / passes, max_seconds=self.max_seconds / passes, passes=1)
+        return replace(
+            self,
+            min_repeats=math.ceil(self.min_repeats / passes),
+            min_seconds=self.min_seconds / passes,
+            max_seconds=self.max_seconds / passes,
+            passes=1,
+        )
 
 
 @dataclass(frozen=True)
-class Samples:
-    """Times of one runnable.
+class Sample:
+    """Some executions in a row.
 
     Attributes:
-        times_ms: each the mean of some executions.
-        runs: executions in all.
+        time_ms: their mean.
+        runs: how many.
+        canary_ms: mean of the canary's executions before, between and after them.
+        seconds: what all of it took.
     """
 
-    times_ms: tuple[float, ...]
+    time_ms: float
     runs: int
+    canary_ms: float
+    seconds: float
 
-    @property
-    def median_ms(self) -> float:
-        """Their median."""
-        return statistics.median(self.times_ms)
-
-    @property
-    def seconds(self) -> float:
-        """How long all executions took together."""
-        return self.runs * statistics.fmean(self.times_ms) / 1000
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """Samples of one runnable, with the canary's time before and after.
-
-    Attributes:
-        samples: the times.
-        before_ms: the canary just before.
-        after_ms: the canary just after.
-    """
-
-    samples: Samples
-    before_ms: float
-    after_ms: float
-
-    def drift(self, reference_ms: float) -> float:
-        """The canary's larger deviation from its usual time, signed, as a fraction."""
-        return _largest(time / reference_ms - 1 for time in (self.before_ms, self.after_ms))
+    def drift(self, usual_ms: float) -> float:
+        """How much slower the canary was than usual, as a signed fraction."""
+        return self.canary_ms / usual_ms - 1
 
 
 class Canary:
@@ -124,29 +112,30 @@ class Canary:
     Args:
         device: where it runs.
         precision: as of the table.
-        repeats: executions in one reading.
-        reference_ms: the time to compare with, such as the one that a table was measured at; the median of all
-            readings when None.
+        reference_ms: the time to compare with, such as the one that a table was measured at; the most common one when
+            None.
     """
 
-    def __init__(self, device: Device, precision: str, *, repeats: int = 7, reference_ms: float | None = None) -> None:
-        self._runnable, self._repeats, self._reference_ms = _canary_on(device, precision), repeats, reference_ms
-        self._runnable.run_ms()
-        self._readings: list[float] = []
+    def __init__(self, device: Device, precision: str, *, reference_ms: float | None = None) -> None:
+        self._runnable, self._reference_ms = _canary_on(device, precision), reference_ms
+        self.run_ms()
 
     def run_ms(self) -> float:
         """Execute it once."""
         return self._runnable.run_ms()
 
-    def read_ms(self) -> float:
-        """Time it now."""
-        self._readings.append(statistics.median(self.run_ms() for _ in range(self._repeats)))
-        return self._readings[-1]
+    def usual_ms(self, samples: Sequence[Sample], max_drift: float) -> float:
+        """The reference, or the time that most of the samples have around them, give or take `max_drift`.
 
-    @property
-    def usual_ms(self) -> float:
-        """The reference, or what the machine mostly does: the median of all readings, whether it was idle at first."""
-        return self._reference_ms or statistics.median(self._readings)
+        Not the mean or the median: between a busy and a calm machine these may be where hardly any sample is.
+        """
+        if self._reference_ms:
+            return self._reference_ms
+        times = np.sort([sample.canary_ms for sample in samples])
+        first = np.searchsorted(times, times / (1 + max_drift), side="left")
+        last = np.searchsorted(times, times * (1 + max_drift), side="right")
+        fullest = int(np.argmax(last - first))
+        return float(np.median(times[first[fullest] : last[fullest]]))
 
 
 def _canary_on(device: Device, precision: str) -> Runnable:
@@ -169,68 +158,37 @@ def _canary_on(device: Device, precision: str) -> Runnable:
         return device.load(Blocks(), inputs, {}, precision=precision, instances=_CANARIES)
 
 
-def measure(runnable: Runnable, canary: Canary, timing: Timing) -> list[Measurement]:
-    """Measure until the canary stays put, or retries or the time for them are used up; all attempts."""
-    attempts: list[Measurement] = []
-    while len(attempts) <= timing.retries:
-        before_ms = canary.read_ms()
-        samples = sample(runnable.run_ms, timing, before=canary.run_ms)
-        attempts.append(Measurement(samples, before_ms, canary.read_ms()))
-        spent_seconds = sum(attempt.samples.seconds for attempt in attempts)
-        if settled(attempts[-1:], canary, timing) or spent_seconds >= _PATIENCE * timing.max_seconds:
-            break
-    return attempts
-
-
-def settled(attempts: Sequence[Measurement], canary: Canary, timing: Timing) -> list[Measurement]:
-    """The attempts during which the canary was near its usual time."""
-    return [attempt for attempt in attempts if abs(attempt.drift(canary.usual_ms)) <= timing.max_drift]
-
-
-def row_of(attempts: Sequence[Measurement], canary: Canary, timing: Timing) -> Row:
-    """All settled attempts together; where none is, the one that comes nearest. The largest drift of them is noted."""
-    usual_ms = canary.usual_ms
-    counted = settled(attempts, canary, timing) or [min(attempts, key=lambda attempt: abs(attempt.drift(usual_ms)))]
-    # The mean of the passes' medians, not the median of all: of two passes at different speeds it would be one's alone.
-    median_ms = statistics.fmean(attempt.samples.median_ms for attempt in counted)
-    low, high = np.percentile([time for attempt in counted for time in attempt.samples.times_ms], (25, 75)).tolist()
-    runs = sum(attempt.samples.runs for attempt in counted)
-    drift = _largest(attempt.drift(usual_ms) for attempt in counted)
-    return Row(round(median_ms, _DECIMALS), round(high - low, _DECIMALS), runs, round(drift, _DECIMALS))
-
-
-def sample(run_ms: Callable[[], float], timing: Timing, before: Callable[[], float] = lambda: 0.0) -> Samples:
+def visit(run_ms: Callable[[], float], canary_ms: Callable[[], float], timing: Timing) -> list[Sample]:
     """Warm up, then sample until the median is settled or the time is up.
 
     Args:
         run_ms: executes once and gives the time.
+        canary_ms: executes the canary once and gives its time.
         timing: how long.
-        before: goes before every execution that counts, and gives its own time.
     """
-    _fill(run_ms, timing.warm_up_ms, lambda: 0.0)
-    samples: list[float] = []
-    count, spent_ms = 0, 0.0
-    while not _enough(samples, spent_ms / 1000, timing):
-        times, others_ms = _fill(run_ms, timing.sample_ms, before)
-        samples.append(statistics.fmean(times))
-        count, spent_ms = count + len(times), spent_ms + sum(times) + others_ms
-    return Samples(tuple(samples), count)
+    warm_up_ms = run_ms()
+    while warm_up_ms < timing.warm_up_ms:
+        warm_up_ms += run_ms()
+    samples: list[Sample] = []
+    while not _enough(samples, timing):
+        samples.append(_sample(run_ms, canary_ms, timing.sample_ms))
+    return samples
 
 
-def _largest(drifts: Iterable[float]) -> float:
-    return max(drifts, key=abs)
-
-
-def _fill(run_ms: Callable[[], float], wanted_ms: float, before: Callable[[], float]) -> tuple[list[float], float]:
-    # The times of as many executions as fill the time, at least one, and what went before them took in all.
-    others_ms, times = before(), [run_ms()]
-    while sum(times) + others_ms < wanted_ms:
-        others_ms += before()
+def _sample(run_ms: Callable[[], float], canary_ms: Callable[[], float], wanted_ms: float) -> Sample:
+    canaries = [canary_ms() for _ in range(_AROUND)]
+    times = [run_ms()]
+    while sum(times) + sum(canaries) < wanted_ms:
+        canaries.append(canary_ms())
         times.append(run_ms())
-    return times, others_ms
+    canaries += [canary_ms() for _ in range(_AROUND)]
+    return Sample(
+        statistics.fmean(times), len(times), statistics.fmean(canaries), (sum(times) + sum(canaries)) / 1000
+    )
 
 
-def _enough(samples: list[float], seconds: float, timing: Timing) -> bool:
+def _enough(samples: list[Sample], timing: Timing) -> bool:
+    seconds = sum(sample.seconds for sample in samples)
     if len(samples) < timing.min_repeats:
         return len(samples) >= 2 and seconds >= _PATIENCE * timing.max_seconds
     if seconds >= timing.max_seconds or len(samples) >= timing.max_repeats:
@@ -238,6 +196,28 @@ def _enough(samples: list[float], seconds: float, timing: Timing) -> bool:
     return seconds >= timing.min_seconds and _relative_error(samples) <= timing.target_error
 
 
-def _relative_error(samples: list[float]) -> float:
-    low, median, high = np.percentile(samples, (25, 50, 75)).tolist()
+def _relative_error(samples: list[Sample]) -> float:
+    low, median, high = np.percentile([sample.time_ms for sample in samples], (25, 50, 75)).tolist()
     return _ERROR_OF_MEDIAN * (high - low) / (median * len(samples) ** 0.5)
+
+
+def undisturbed(samples: Sequence[Sample], usual_ms: float, timing: Timing) -> list[Sample]:
+    """The samples around which the canary took its usual time."""
+    return [sample for sample in samples if abs(sample.drift(usual_ms)) <= timing.max_drift]
+
+
+def is_settled(samples: Sequence[Sample], usual_ms: float, timing: Timing) -> bool:
+    """Whether enough of the samples count: `min_repeats`, or all of the few that a large network has."""
+    return len(undisturbed(samples, usual_ms, timing)) >= min(timing.min_repeats, len(samples))
+
+
+def row_of(samples: Sequence[Sample], usual_ms: float, timing: Timing) -> Row:
+    """The median of the samples that count; where these are too few, of those that come nearest, which drift shows."""
+    nearest = sorted(samples, key=lambda sample: abs(sample.drift(usual_ms)))
+    counted = undisturbed(samples, usual_ms, timing)
+    if len(counted) < timing.min_repeats:
+        counted = nearest[: timing.min_repeats]
+    low, median, high = np.percentile([sample.time_ms for sample in counted], (25, 50, 75)).tolist()
+    drift = statistics.median(sample.drift(usual_ms) for sample in counted)
+    runs = sum(sample.runs for sample in counted)
+    return Row(round(median, _DECIMALS), round(high - low, _DECIMALS), runs, round(drift, _DECIMALS))

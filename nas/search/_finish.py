@@ -98,10 +98,10 @@ class Finish:
         return {"result": float(self.measure(unet)), "full": float(self.measure(full))}
 
     def _measure_as_table(self, unet: nn.Module, full: nn.Module) -> dict[str, float]:
-        from nas.latency import measure_network_ms
+        from nas.latency import measure_networks_ms
 
         try:
-            row, full_row = measure_network_ms(unet, self.lut), measure_network_ms(full, self.lut)
+            rows = measure_networks_ms({"result": unet, "full": full}, self.lut)
         except DeviceError:  # the table may be of a device that is elsewhere
             return {}
-        return {"result": row.median_ms, "full": full_row.median_ms, "drift": row.drift}
+        return {**{name: row.median_ms for name, row in rows.items()}, "drift": rows["result"].drift}

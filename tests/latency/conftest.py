@@ -22,9 +22,8 @@ def quick() -> Timing:
         max_repeats=1,
         sample_ms=0,
         warm_up_ms=0,
-        retries=0,
+        extra_seconds=0,
         max_drift=float("inf"),
-        canary_repeats=1,
         passes=1,
     )
 

@@ -142,7 +142,7 @@ def test_a_machine_that_slows_down_for_a_while_leaves_no_trace(
 
 
 def test_leftover_drift_is_in_the_rows(tiny_space: SearchSpace) -> None:
-    timing = Timing(retries=0, passes=1)
+    timing = Timing(extra_seconds=0, passes=1)
     steady = FakeDevice()
     LatencyTable.measure(tiny_space, device=steady, timing=timing)
     # From shortly before the end, so that measuring once more does not help.
