@@ -1,7 +1,7 @@
 """How well do lookup tables predict networks that they have not seen?
 
-Builds a table for each space, measures random networks end to end, and prints the table's errors beside those of the
-naive alternative, the sum of the isolated blocks without a base. Run it on an otherwise idle machine:
+Builds a table for each space, measures random networks end to end, and prints the table's errors beside those of two
+simpler models: base and rows as measured one by one, and the sum of the isolated blocks without a base. Run it on an otherwise idle machine:
 
     python benchmarks/lut_accuracy.py --space emoji --space sd15 --json lut_accuracy.json
 """
@@ -20,7 +20,7 @@ from nas._files import write_text_atomically
 from nas.errors import NasError
 from nas.latency import Pair, Timing, Validation
 
-METHODS = {"table": "table (base + rows)", "naive": "sum of isolated blocks"}
+METHODS = {"table": "table, in context", "plain": "base + rows", "naive": "sum of isolated blocks"}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -71,7 +71,9 @@ def examine(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     validation = table.validate(networks=arguments.networks, seed=arguments.seed, timing=timing)
     keep(table, arguments)
     naive = validation.repredicted(lambda pair: naive_ms(table, pair))
-    return described(table, build_seconds) | {"table": figures(validation), "naive": figures(naive)}
+    plain = validation.repredicted(lambda pair: plain_ms(table, pair))
+    found = {"table": validation, "plain": plain, "naive": naive}
+    return described(table, build_seconds) | {method: figures(validation) for method, validation in found.items()}
 
 
 def keep(table: LatencyTable, arguments: argparse.Namespace) -> None:
@@ -80,13 +82,18 @@ def keep(table: LatencyTable, arguments: argparse.Namespace) -> None:
         table.save(arguments.tables / f"{table.space.name}_{table.device}_{table.workload.precision}.yaml")
 
 
+def plain_ms(table: LatencyTable, pair: Pair) -> float:
+    """Without what the full network tells of the blocks in context."""
+    return table.base_ms + (pair.predicted_ms - table.base_ms) / table.in_context
+
+
 def naive_ms(table: LatencyTable, pair: Pair) -> float:
     """What one would write down first: every block's own row, nothing for what lies between."""
     architecture, workload, total_ms = Architecture.parse(pair.architecture), table.workload, 0.0
     for block in table.space.blocks:
         runs = architecture.runs(block)
         total_ms += min(runs, 1) * table.rows[block.signature(workload)].median_ms
-        total_ms += (runs - 1) * table.copy_ms(block) if runs > 1 else 0.0
+        total_ms += max(runs - 1, 0) * table.rows[block.signature(workload, copy=True)].median_ms
     # A network in which every block is skipped would take no time at all.
     return max(total_ms, 1e-6)
 

@@ -88,6 +88,7 @@ def _document(lut: LatencyTable) -> dict[str, Any]:
         "workload": vars(lut.workload),
         "full_ms": lut.latency_ms(lut.space.full),
         "base_ms": lut.base_ms,
+        "in_context": lut.in_context,
         "rows": {signature: vars(row) for signature, row in lut.rows.items()},
         "provenance": lut.provenance,
         "validation": lut.validation and {name: getattr(lut.validation, name) for name in _VALIDATION},
@@ -98,19 +99,15 @@ def _text(lut: LatencyTable) -> str:
     rows = [
         (signature, f"{row.median_ms:.3f}", f"{row.spread_ms:.3f}", row.count) for signature, row in lut.rows.items()
     ]
-    rows.append(
-        (
-            "base: the network with every block skipped",
-            f"{lut.base_ms:.3f}",
-            f"{lut.base.spread_ms:.3f}",
-            lut.base.count,
-        )
-    )
+    wholes = {"base: the network with every block skipped": lut.base, "the full network": lut.full}
+    rows += [
+        (name, f"{row.median_ms:.3f}", f"{row.spread_ms:.3f}", row.count) for name, row in wholes.items() if row
+    ]
     parts = [
         f"{lut.space.name}, {lut.workload.describe()}",
         columns(((name, value) for name, value in lut.provenance.items())),
         columns(rows, header=("row", "median ms", "spread ms", "runs")),
-        f"full network: {lut.latency_ms(lut.space.full):.2f} ms predicted",
+        f"full network: {lut.latency_ms(lut.space.full):.2f} ms; in it, blocks take {lut.in_context:.3f} times their rows",
         _validation_text(lut.validation)
         if lut.validation
         else "not validated on whole networks yet: nas lut validate FILE",

@@ -22,12 +22,14 @@ if TYPE_CHECKING:
 # A module with its inputs.
 Subject: TypeAlias = "tuple[nn.Module, Sequence[Any], Mapping[str, Any]]"
 
-_BASE = "base"
+_BASE, _FULL = "base", "the full network"
 _BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
 _MAX_INSTANCES = 64
 # Modules are made anew in every pass: small ones in no time, those of a large network in as long as they are measured.
 _SMALL_MB = 200
 _PASSES_OF_SMALL, _PASSES_OF_LARGE = 4, 2
+# Larger networks are not built as a whole: a table's rows take a small part of their memory.
+_LARGEST_WHOLE_MB = 4096
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class Built:
     Attributes:
         rows: signature -> row.
         base: the network with every removable block skipped.
+        full: the network with every block, None where it is too large to be built as a whole.
         attention: names of the attention processors met, as diffusers calls them.
         canary_ms: the canary's usual time.
         other_work_cores: how many cores other programs kept busy meanwhile.
@@ -44,6 +47,7 @@ class Built:
 
     rows: dict[str, Row]
     base: Row
+    full: Row | None
     attention: str
     canary_ms: float
     other_work_cores: float
@@ -53,19 +57,25 @@ def build(space: SearchSpace, workload: Workload, device: Device, *, copies: boo
     """Measure all rows and the base of a space."""
     bench = Bench(device, workload.precision, replace(timing, passes=timing.passes or _passes(space, workload)))
     loading = _Loading(space, workload, device)
+    wholes = {_BASE: space.empty}
+    if _mb_of(space, workload) <= _LARGEST_WHOLE_MB:
+        wholes[_FULL] = space.full
     subjects: dict[str, Callable[[], Subject]] = {
-        _BASE: partial(random_network, space, space.empty, workload, device),
+        **{name: partial(random_network, space, network, workload, device) for name, network in wholes.items()},
         **dict(_subjects(space, workload, copies=copies)),
     }
     loaders = {name: partial(loading.load, make) for name, make in subjects.items()}
     rows = bench.measure_all(loaders, description=f"Measuring {space.name} on {device.name}")
-    base = rows.pop(_BASE)
-    return Built(rows, base, loading.attention, round(bench.canary_ms, 6), round(bench.other_work_cores, 3))
+    base, full = rows.pop(_BASE), rows.pop(_FULL, None)
+    return Built(rows, base, full, loading.attention, round(bench.canary_ms, 6), round(bench.other_work_cores, 3))
 
 
 def _passes(space: SearchSpace, workload: Workload) -> int:
-    small = _BYTES[workload.precision] * space.parameters < _SMALL_MB * 2**20
-    return _PASSES_OF_SMALL if small else _PASSES_OF_LARGE
+    return _PASSES_OF_SMALL if _mb_of(space, workload) < _SMALL_MB else _PASSES_OF_LARGE
+
+
+def _mb_of(space: SearchSpace, workload: Workload) -> float:
+    return _BYTES[workload.precision] * space.parameters / 2**20
 
 
 def random_network(space: SearchSpace, architecture: Architecture, workload: Workload, device: Device) -> Subject:

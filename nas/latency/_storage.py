@@ -22,8 +22,8 @@ from nas.workload import Workload
 if TYPE_CHECKING:
     from nas.latency._table import LatencyTable
 
-SCHEMA = 1
-_FIELDS = ("schema", "name", "device", "workload", "provenance", "base", "rows", "validation", "space")
+SCHEMA = 2
+_FIELDS = ("schema", "name", "device", "workload", "provenance", "base", "full", "rows", "validation", "space")
 
 
 # Writing.
@@ -44,6 +44,7 @@ def to_dict(table: LatencyTable) -> dict[str, Any]:
         "workload": vars(table.workload).copy(),
         "provenance": dict(table.provenance),
         "base": vars(table.base).copy(),
+        "full": vars(table.full).copy() if table.full else None,
         "rows": rows,
         "validation": table.validation.to_dict() if table.validation else None,
         "space": table.space.to_dict(),
@@ -124,6 +125,7 @@ def from_dict(data: Any) -> dict[str, Any]:
         "workload": _made(Workload, "workload", data["workload"]),
         "rows": _rows(data["rows"]),
         "base": _made(Row, "base", data["base"]),
+        "full": None if data["full"] is None else _made(Row, "full", data["full"]),
         "provenance": provenance,
         "validation": None if data["validation"] is None else _validation(data["validation"], space),
     }

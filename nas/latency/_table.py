@@ -37,18 +37,20 @@ class LatencyTable:
     """Measured latencies of a search space's blocks on one device, for one workload.
 
     A network's latency is `base_ms`, plus the row of every block that runs less the row of the shortcut that its
-    skipping would leave, plus the row of every copy.
+    skipping would leave, plus the row of every copy; all rows times `in_context`, the factor at which the sum for the
+    full network is what the full network took end to end.
 
     Attributes:
         space: the search space.
         workload: batch, latent size, context length, precision.
         rows: signature -> row; signatures as of `Block.signature` and `Block.shortcut_signature`.
         base: the network with every block skipped that may be, end to end.
+        full: the full network, end to end, measured along with the rows; None where it was too large for that.
         provenance: device, hardware, versions, threads, date and whatever else decided the speed.
         validation: the table's error on networks it has not seen, once `validate` ran.
 
     Raises:
-        TableError: rows are missing, or the base is above the whole network.
+        TableError: rows are missing, or the base is above the full network.
     """
 
     schema: ClassVar[int] = _storage.SCHEMA
@@ -59,13 +61,16 @@ class LatencyTable:
     base: Row
     provenance: Mapping[str, str | int | float]
     validation: Validation | None = field(default=None)
+    full: Row | None = field(default=None)
 
     def __post_init__(self) -> None:
         if "device" not in self.provenance:
             raise TableError("provenance lacks the device")
-        full_ms = self.latency_ms(self.space.full)
-        if full_ms < self.base_ms:
-            raise TableError(f"base is {self.base_ms} ms, above the whole network's {full_ms:.6g} ms; {_BEST_WITH}")
+        blocks_ms = float(self._costs.sum_ms(counts_of(self.space, [self.space.full]))[0])
+        full_ms = self.full.median_ms if self.full else self.base_ms + blocks_ms
+        if full_ms < self.base_ms or blocks_ms < 0:
+            least_ms = min(full_ms, self.base_ms + blocks_ms)
+            raise TableError(f"base is {self.base_ms} ms, above the whole network's {least_ms:.6g} ms; {_BEST_WITH}")
 
     # Where a table comes from.
 
@@ -109,7 +114,7 @@ class LatencyTable:
         device = as_device(device, threads=threads)
         built = build(space, workload, device, copies=copies, timing=timing or Timing())
         provenance = _provenance(device, workload, built)
-        return cls(space, workload, built.rows, built.base, provenance)
+        return cls(space, workload, built.rows, built.base, provenance, full=built.full)
 
     @classmethod
     def load(cls, path_or_name: str | os.PathLike[str]) -> LatencyTable:
@@ -149,6 +154,15 @@ class LatencyTable:
         """Latency of the network with every block skipped that may be: nothing can be faster."""
         return self.base.median_ms
 
+    @cached_property
+    def in_context(self) -> float:
+        """What blocks take in the full network over what they take one by one; 1 where that was not measured.
+
+        Between its neighbours a block meets other caches, and queues that are filled otherwise.
+        """
+        blocks_ms = float(self._costs.sum_ms(counts_of(self.space, [self.space.full]))[0])
+        return (self.full.median_ms - self.base_ms) / blocks_ms if self.full and blocks_ms else 1.0
+
     def latency_ms(self, architecture: Architecture) -> float:
         """Predicted latency of one network.
 
@@ -168,14 +182,14 @@ class LatencyTable:
             ArchitectureError: one is of another space.
             TableError: one has copies that were not measured, or the matrix is not one of runs.
         """
-        return self.base_ms + self._costs.sum_ms(counts_of(self.space, architectures))
+        return self.base_ms + self.in_context * self._costs.sum_ms(counts_of(self.space, architectures))
 
     def block_ms(self, block: Block | str) -> float:
-        """What removing the block saves: its row, less that of the shortcut that stays."""
-        return saving_ms(self.space.block(str(block)), self.workload, self.rows)
+        """What removing the block saves: its row, less that of the shortcut that stays, in context."""
+        return self.in_context * saving_ms(self.space.block(str(block)), self.workload, self.rows)
 
     def copy_ms(self, block: Block | str) -> float:
-        """What one copy of the block adds.
+        """What one copy of the block adds, in context.
 
         Raises:
             TableError: copies were not measured.
@@ -183,13 +197,14 @@ class LatencyTable:
         signature = self.space.block(str(block)).signature(self.workload, copy=True)
         if signature not in self.rows:
             raise TableError(f"the table has no row {signature!r}; {_BEST_WITH}, copies=True")
-        return self.rows[signature].median_ms
+        return self.in_context * self.rows[signature].median_ms
 
     def to_frame(self) -> pd.DataFrame:
-        """One line a row, the base first; `blocks` says how many blocks of the full network have that signature."""
+        """One line a row, the base first and the full network if it was measured; `blocks` says how many blocks of the full network have that signature."""
         import pandas as pd
 
         found = [_line("base", "base", self.base, 1)]
+        found += [_line("full", "full", self.full, 1)] if self.full else []
         signatures = [block.signature(self.workload) for block in self.space.blocks]
         signatures += [block.shortcut_signature(self.workload) for block in self.space.blocks]
         for name, row in sorted(self.rows.items()):

@@ -35,7 +35,7 @@ def test_the_naive_sum_is_that_of_the_blocks(benchmark: ModuleType, fake_table: 
 
 def test_the_report_names_the_machine(benchmark: ModuleType, fake_table: LatencyTable) -> None:
     found = benchmark.figures(Validation((Pair("mid.resnet=1,1", 9.0, 10.0), Pair("mid.resnet=1,0", 5.0, 5.0))))
-    result = benchmark.described(fake_table, 1.5) | {"table": found, "naive": found}
+    result = benchmark.described(fake_table, 1.5) | {"table": found, "plain": found, "naive": found}
     result["machine"] |= {"cores": 2, "torch": "2"}
     text = benchmark.report([result])
     assert "fake on none" in text

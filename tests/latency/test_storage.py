@@ -33,7 +33,8 @@ def test_nothing_is_lost_on_disk(table: LatencyTable, saved: Path) -> None:
     again = LatencyTable.load(saved)
     assert _storage.to_dict(again) == _storage.to_dict(table)
     assert again.rows == table.rows
-    assert (again.base, again.workload, again.validation) == (table.base, table.workload, table.validation)
+    assert (again.base, again.full, again.workload) == (table.base, table.full, table.workload)
+    assert again.validation == table.validation
     assert again.space.blocks == table.space.blocks
     assert again.latency_ms(table.space.full) == table.latency_ms(table.space.full)
 
@@ -45,7 +46,7 @@ def test_saving_twice_gives_the_same_file(table: LatencyTable, saved: Path, tmp_
 
 def test_the_file_is_readable(table: LatencyTable, saved: Path) -> None:
     lines = saved.read_text().splitlines()
-    assert lines[0] == "schema: 1"
+    assert lines[0] == "schema: 2"
     rows = [line for line in lines if line.startswith("- {signature: ")]
     assert len(rows) == len(table.rows)
     assert rows == sorted(rows)
@@ -95,7 +96,7 @@ CORRUPTIONS = {
     "empty": (lambda text: "", "mapping"),
     "a list": (lambda text: "- 1", "mapping"),
     "python object": (lambda text: text + "extra: !!python/object/apply:os.getcwd []\n", "not readable YAML"),
-    "another schema": (lambda text: text.replace("schema: 1", "schema: 2"), "schema"),
+    "another schema": (lambda text: text.replace("schema: 2", "schema: 3"), "schema"),
     "a key twice": (lambda text: text.replace("base:\n", "device: fake\nbase:\n"), "'device' stands twice"),
     "unknown field": (edit(lambda d: d.update(colour="red")), "unknown field 'colour'"),
     "missing field": (edit(lambda d: d.pop("workload")), "lacks the field 'workload'"),
@@ -108,6 +109,7 @@ CORRUPTIONS = {
     "negative row": (edit(lambda d: d["rows"][3].update(median_ms=-1.0)), r"rows\[3\].*median_ms is -1.0"),
     "zero row": (edit(lambda d: d["rows"][3].update(median_ms=0)), r"rows\[3\].*median_ms is 0"),
     "NaN row": (edit(lambda d: d["rows"][3].update(median_ms=float("nan"))), r"rows\[3\].*median_ms is nan"),
+    "a full network of no time": (edit(lambda d: d["full"].update(median_ms=0)), "full.median_ms is 0"),
     "infinite base": (edit(lambda d: d["base"].update(median_ms=float("inf"))), "base.median_ms is inf"),
     "text row": (edit(lambda d: d["rows"][3].update(median_ms="fast")), r"rows\[3\]"),
     "true row": (edit(lambda d: d["rows"][3].update(median_ms=True)), r"rows\[3\]"),
