@@ -5,8 +5,8 @@ it is faster than where caches and predictors are another's.
 
 What is to be added up should have been measured at the same time, which it cannot be. The next best: every sample knows
 the canary's time around it, and of all samples of all visits only those count that were taken while the machine was at
-one speed, the one that it mostly had. So what other programs or other tenants of the machine do for some seconds is
-left out of rows and of networks alike, and slow changes in between touch all alike.
+one speed, the best that it had for long enough. So what other programs or other tenants of the machine do for some
+seconds is left out of rows and of networks alike.
 
 A sample is the mean over as many executions as fill `sample_ms`: a network's forward pass averages over the short
 hiccups of a machine, and so must the samples of a block that is a hundred times shorter, or their median would leave
@@ -36,6 +36,8 @@ _DECIMALS = 6
 _CANARIES = 32
 # Executions of the canary before and after the executions of a sample.
 _AROUND = 2
+# The usual speed is one that the machine had for at least this share of the samples.
+_LONG_ENOUGH = 0.1
 # After this many times `max_seconds` large networks have two samples at least, and are not waited for any longer.
 _PATIENCE = 4
 
@@ -112,8 +114,8 @@ class Canary:
     Args:
         device: where it runs.
         precision: as of the table.
-        reference_ms: the time to compare with, such as the one that a table was measured at; the most common one when
-            None.
+        reference_ms: the time to compare with, such as the one that a table was measured at; the one of an undisturbed
+            machine, as far as the samples show it, when None.
     """
 
     def __init__(self, device: Device, precision: str, *, reference_ms: float | None = None) -> None:
@@ -125,17 +127,18 @@ class Canary:
         return self._runnable.run_ms()
 
     def usual_ms(self, samples: Sequence[Sample], max_drift: float) -> float:
-        """The reference, or the time that most of the samples have around them, give or take `max_drift`.
+        """The reference, or the least time, give or take `max_drift`, that a tenth of the samples have around them.
 
-        Not the mean or the median: between a busy and a calm machine these may be where hardly any sample is.
+        Not the mean, the median or the most common time: a machine is undisturbed in one way and disturbed in many,
+        which slow a canary and a network down by different amounts. Not the minimum: that is a matter of luck, or of a
+        processor that is faster for its first few seconds.
         """
         if self._reference_ms:
             return self._reference_ms
         times = np.sort([sample.canary_ms for sample in samples])
-        first = np.searchsorted(times, times / (1 + max_drift), side="left")
-        last = np.searchsorted(times, times * (1 + max_drift), side="right")
-        fullest = int(np.argmax(last - first))
-        return float(np.median(times[first[fullest] : last[fullest]]))
+        ends = np.searchsorted(times, times * (1 + max_drift), side="right")
+        start = int(np.argmax(ends - np.arange(len(times)) >= _LONG_ENOUGH * len(times)))
+        return float(np.median(times[start : ends[start]]))
 
 
 def _canary_on(device: Device, precision: str) -> Runnable:
