@@ -1,7 +1,8 @@
 """How well do lookup tables predict networks that they have not seen?
 
 Builds a table for each space, measures random networks end to end, and prints the table's errors beside those of two
-simpler models: base and rows as measured one by one, and the sum of the isolated blocks without a base. Run it on an otherwise idle machine:
+simpler models: base and rows as measured one by one, and the sum of the isolated blocks without a base. Run it on an
+otherwise idle machine:
 
     python benchmarks/lut_accuracy.py --space emoji --space sd15 --json lut_accuracy.json
 """

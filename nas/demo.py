@@ -77,7 +77,9 @@ class Settings:
     candidates: int | None = 6
     first_look: int | None = 12
     seed: int = 0
-    timing: Timing = field(default_factory=lambda: Timing(min_seconds=0.5, max_seconds=1.0, passes=3))
+    timing: Timing = field(
+        default_factory=lambda: Timing(min_seconds=0.5, max_seconds=1.0, passes=3, extra_seconds=20.0)
+    )
 
     @property
     def trains(self) -> bool:

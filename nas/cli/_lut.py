@@ -100,14 +100,12 @@ def _text(lut: LatencyTable) -> str:
         (signature, f"{row.median_ms:.3f}", f"{row.spread_ms:.3f}", row.count) for signature, row in lut.rows.items()
     ]
     wholes = {"base: the network with every block skipped": lut.base, "the full network": lut.full}
-    rows += [
-        (name, f"{row.median_ms:.3f}", f"{row.spread_ms:.3f}", row.count) for name, row in wholes.items() if row
-    ]
+    rows += [(name, f"{row.median_ms:.3f}", f"{row.spread_ms:.3f}", row.count) for name, row in wholes.items() if row]
     parts = [
         f"{lut.space.name}, {lut.workload.describe()}",
         columns(((name, value) for name, value in lut.provenance.items())),
         columns(rows, header=("row", "median ms", "spread ms", "runs")),
-        f"full network: {lut.latency_ms(lut.space.full):.2f} ms; in it, blocks take {lut.in_context:.3f} times their rows",
+        f"full network: {lut.latency_ms(lut.space.full):.2f} ms; in it blocks take {lut.in_context:.3f} times their rows",
         _validation_text(lut.validation)
         if lut.validation
         else "not validated on whole networks yet: nas lut validate FILE",

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 # A few networks are measured longer than one of many rows.
-_PATIENT = Timing(min_repeats=8, min_seconds=2.0, max_seconds=4.0, passes=2, extra_seconds=30.0)
+_PATIENT = Timing(min_repeats=8, min_seconds=2.0, max_seconds=4.0, passes=2, extra_seconds=20.0)
 
 
 def measure_network_ms(
@@ -71,7 +71,8 @@ def measure_networks_ms(
         device = as_device(device) if device else device_of(table_or_workload)
     bench = Bench(device, workload.precision, timing or _PATIENT, canary_ms=usual_ms)
     loaders = {
-        name: partial(_load, _space_of(unet), workload, device, partial(_as_it_is, unet)) for name, unet in unets.items()
+        name: partial(_load, _space_of(unet), workload, device, partial(_as_it_is, unet))
+        for name, unet in unets.items()
     }
     return bench.measure_all(loaders, description="Measuring whole networks")
 
@@ -135,9 +136,9 @@ def validate(
     """
     if isinstance(networks, bool) or not isinstance(networks, int) or networks < 1:
         raise TableError(f"networks is {networks!r}; it must be a whole number of at least 1")
-    # Large networks take long to make, and each of them is measured by itself: one pass will do.
+    # Two passes, whatever it takes to make large networks twice: a machine is disturbed for minutes at a time.
     own = canary_ms_of(table) if device.name == table.device else None
-    bench = Bench(device, table.workload.precision, replace(timing, passes=1), canary_ms=own)
+    bench = Bench(device, table.workload.precision, replace(timing, passes=timing.passes or 2), canary_ms=own)
     held_out = {f"network {i}": a for i, a in enumerate(distinct_architectures(table.space, networks, seed), start=1)}
     loaders = {
         name: partial(_load, table.space, table.workload, device, partial(_network, table, unet, architecture, device))

@@ -13,8 +13,8 @@ class Row:
     """A measured latency.
 
     Attributes:
-        median_ms: median over the samples, in ms.
-        spread_ms: the samples' interquartile range, in ms.
+        median_ms: median over the faster half of the samples, in ms.
+        spread_ms: all samples' interquartile range, in ms.
         count: timed executions.
         drift: how far the canary (a small fixed workload timed around each sample) was from its usual time, as a signed
             fraction: 0.03 says that the machine was 3 % slower than usual.

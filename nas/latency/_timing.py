@@ -6,7 +6,8 @@ it is faster than where caches and predictors are another's.
 What is to be added up should have been measured at the same time, which it cannot be. The next best: every sample knows
 the canary's time around it, and of all samples of all visits only those count that were taken while the machine was at
 one speed, the best that it had for long enough. So what other programs or other tenants of the machine do for some
-seconds is left out of rows and of networks alike.
+seconds is left out of rows and of networks alike. The canary does not see all of it, above all around executions that
+take seconds themselves; so of the samples that count the faster half does: disturbances only ever slow down.
 
 A sample is the mean over as many executions as fill `sample_ms`: a network's forward pass averages over the short
 hiccups of a machine, and so must the samples of a block that is a hundred times shorter, or their median would leave
@@ -34,8 +35,9 @@ _ERROR_OF_MEDIAN = 1.2533 / 1.349
 _DECIMALS = 6
 # The canary's weights are to come from memory, as a network's do: others may be busy there while the cores are free.
 _CANARIES = 32
-# Executions of the canary before and after the executions of a sample.
-_AROUND = 2
+# Executions of the canary before and after those of a sample: at least so many, and more around long ones, where two
+# would be a glance.
+_AROUND, _SHARE_AROUND = 2, 0.02
 # The usual speed is one that the machine had for at least this share of the samples.
 _LONG_ENOUGH = 0.1
 # After this many times `max_seconds` large networks have two samples at least, and are not waited for any longer.
@@ -53,7 +55,8 @@ class Timing:
         max_seconds: time after which no further sample is taken, all passes together.
         target_error: standard error of the median, as a fraction of it, at which it counts as settled.
         sample_ms: executions are averaged until they fill this time, the canary before each included.
-        warm_up_ms: executions before the first sample of a visit, at least one.
+        warm_up_ms: executions before the first sample of a visit, at least one; of what takes `max_seconds` itself the
+            first execution counts.
         max_drift: samples count if the canary's time around them was within this fraction of its usual time.
         extra_seconds: time for visiting again, after all passes, what has fewer than `min_repeats` samples that count.
             It is for everything together that is measured in one go.
@@ -169,25 +172,33 @@ def visit(run_ms: Callable[[], float], canary_ms: Callable[[], float], timing: T
         canary_ms: executes the canary once and gives its time.
         timing: how long.
     """
-    warm_up_ms = run_ms()
+    first = _sample(run_ms, canary_ms, 0.0, 0.0)
+    samples = [first] if first.time_ms >= 1000 * timing.max_seconds > 0 else []
+    warm_up_ms = first.time_ms
     while warm_up_ms < timing.warm_up_ms:
         warm_up_ms += run_ms()
-    samples: list[Sample] = []
     while not _enough(samples, timing):
-        samples.append(_sample(run_ms, canary_ms, timing.sample_ms))
+        samples.append(_sample(run_ms, canary_ms, timing.sample_ms, first.time_ms))
     return samples
 
 
-def _sample(run_ms: Callable[[], float], canary_ms: Callable[[], float], wanted_ms: float) -> Sample:
-    canaries = [canary_ms() for _ in range(_AROUND)]
+def _sample(
+    run_ms: Callable[[], float], canary_ms: Callable[[], float], wanted_ms: float, expected_ms: float
+) -> Sample:
+    canaries = _fill(canary_ms, _SHARE_AROUND * expected_ms)
     times = [run_ms()]
     while sum(times) + sum(canaries) < wanted_ms:
         canaries.append(canary_ms())
         times.append(run_ms())
-    canaries += [canary_ms() for _ in range(_AROUND)]
-    return Sample(
-        statistics.fmean(times), len(times), statistics.fmean(canaries), (sum(times) + sum(canaries)) / 1000
-    )
+    canaries += _fill(canary_ms, _SHARE_AROUND * times[-1])
+    return Sample(statistics.fmean(times), len(times), statistics.fmean(canaries), (sum(times) + sum(canaries)) / 1000)
+
+
+def _fill(canary_ms: Callable[[], float], wanted_ms: float) -> list[float]:
+    times = [canary_ms() for _ in range(_AROUND)]
+    while sum(times) < wanted_ms:
+        times.append(canary_ms())
+    return times
 
 
 def _enough(samples: list[Sample], timing: Timing) -> bool:
@@ -215,12 +226,14 @@ def is_settled(samples: Sequence[Sample], usual_ms: float, timing: Timing) -> bo
 
 
 def row_of(samples: Sequence[Sample], usual_ms: float, timing: Timing) -> Row:
-    """The median of the samples that count; where these are too few, of those that come nearest, which drift shows."""
+    """From the samples that count; where these are too few, from those that come nearest, which the drift shows."""
     nearest = sorted(samples, key=lambda sample: abs(sample.drift(usual_ms)))
     counted = undisturbed(samples, usual_ms, timing)
     if len(counted) < timing.min_repeats:
         counted = nearest[: timing.min_repeats]
-    low, median, high = np.percentile([sample.time_ms for sample in counted], (25, 50, 75)).tolist()
+    faster = sorted(counted, key=lambda sample: sample.time_ms)[: math.ceil(len(counted) / 2)]
+    median = statistics.median(sample.time_ms for sample in faster)
+    low, high = np.percentile([sample.time_ms for sample in counted], (25, 75)).tolist()
     drift = statistics.median(sample.drift(usual_ms) for sample in counted)
     runs = sum(sample.runs for sample in counted)
     return Row(round(median, _DECIMALS), round(high - low, _DECIMALS), runs, round(drift, _DECIMALS))

@@ -38,7 +38,8 @@ def test_a_noisy_block_is_timed_until_its_median_is_settled() -> None:
     calm = visit(lambda: rng.gauss(30, 0.3), steady, timing)
     noisy = visit(lambda: rng.gauss(30, 3.0), steady, timing)
     assert len(noisy) > 10 * len(calm)
-    assert row_of(noisy, 2.0, timing).median_ms == pytest.approx(30, rel=4 * 0.005)
+    # The median of the faster half is the lower quartile, 0.674 sigma below the mean.
+    assert row_of(noisy, 2.0, timing).median_ms == pytest.approx(30 - 0.674 * 3, rel=4 * 0.005)
 
 
 def test_the_time_is_limited_however_noisy_a_block_is() -> None:
@@ -60,6 +61,19 @@ def test_hiccups_count_as_they_do_in_a_network() -> None:
     assert row_of(visit(lambda: next(times), steady, timing), 2.0, timing).median_ms == pytest.approx(1.9, rel=0.1)
 
 
+def test_disturbances_that_the_canary_missed_do_not_count() -> None:
+    times = itertools.cycle([100.0, 100.0, 130.0])
+    timing = Timing(min_repeats=9, max_repeats=9)
+    assert row_of(visit(lambda: next(times), steady, timing), 2.0, timing).median_ms == 100.0
+
+
+def test_the_canary_is_watched_for_longer_around_long_executions() -> None:
+    order: list[str] = []
+    samples = visit(lambda: order.append("block") or 4000.0, lambda: order.append("canary") or 2.0, Timing(passes=1))
+    assert order.count("block") == len(samples) == 3
+    assert order.count("canary") >= 4 * 40
+
+
 def test_the_first_executions_are_not_counted() -> None:
     times = itertools.chain([1000.0] + [10.0] * 4, itertools.repeat(1.0))
     assert {sample.time_ms for sample in visit(lambda: next(times), steady, Timing(warm_up_ms=1040))} == {1.0}
@@ -74,8 +88,9 @@ def test_the_canary_goes_around_and_between_the_executions_that_count() -> None:
 
     timing = Timing(min_repeats=2, min_seconds=0, sample_ms=11, warm_up_ms=6)
     samples = visit(lambda: run_ms("block", 3.0), lambda: run_ms("canary", 2.0), timing)
-    one = ["canary", "canary", "block", "canary", "block", "canary", "canary"]
-    assert order == ["block"] * 2 + one * 2
+    around = ["canary", "canary"]
+    warm_up = [*around, "block", *around, "block"]
+    assert order == warm_up + [*around, "block", "canary", "block", *around] * 2
     assert samples == [Sample(3.0, 2, 2.0, 0.016)] * 2
 
 
@@ -93,7 +108,7 @@ def test_where_too_few_count_those_that_come_nearest_are_taken_and_the_drift_is_
     timing = Timing(min_repeats=3)
     assert not is_settled(samples, 2.0, timing)
     row = row_of(samples, 2.0, timing)
-    assert (row.median_ms, row.count) == (1.1, 3)
+    assert (row.median_ms, row.count) == (1.05, 3)
     assert row.drift == pytest.approx(0.1)
 
 
@@ -133,18 +148,8 @@ def test_measuring_again_ends_when_its_time_is_over() -> None:
         measured(device, Timing(extra_seconds=extra_seconds), 8, canary_ms=CANARY_MS)
         return device.clock_ms
 
-    assert 30_000 < clock_after(30) - clock_after(0) < 34_000
-
-
-def test_passes_there_and_back_take_a_steady_change_of_the_machine_out_of_the_rows() -> None:
-    # It slows down so slowly that two readings of the canary in a row are alike.
-    def difference(passes: int) -> float:
-        device = FakeDevice(speed=lambda clock: 1 + clock / 1e7)
-        rows = measured(device, Timing(passes=passes, max_drift=1.0), 40)
-        return max(row.median_ms for row in rows.values()) / min(row.median_ms for row in rows.values()) - 1
-
-    assert difference(passes=1) > 0.002
-    assert difference(passes=2) < difference(passes=1) / 5
+    # Warming up does not count, which with a canary a thousand times as slow as the block is almost half of a visit.
+    assert 30_000 < clock_after(30) - clock_after(0) < 45_000
 
 
 def test_the_spread_is_that_of_all_samples_that_count() -> None:
