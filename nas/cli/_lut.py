@@ -99,13 +99,14 @@ def _text(lut: LatencyTable) -> str:
     rows = [
         (signature, f"{row.median_ms:.3f}", f"{row.spread_ms:.3f}", row.count) for signature, row in lut.rows.items()
     ]
-    wholes = {"base: the network with every block skipped": lut.base, "the full network": lut.full}
-    rows += [(name, f"{row.median_ms:.3f}", f"{row.spread_ms:.3f}", row.count) for name, row in wholes.items() if row]
+    base = lut.base
+    what = "base: the network with every block skipped"
+    rows.append((what, f"{base.median_ms:.3f}", f"{base.spread_ms:.3f}", base.count))
     parts = [
         f"{lut.space.name}, {lut.workload.describe()}",
         columns(((name, value) for name, value in lut.provenance.items())),
         columns(rows, header=("row", "median ms", "spread ms", "runs")),
-        f"full network: {lut.latency_ms(lut.space.full):.2f} ms; in it blocks take {lut.in_context:.3f} times their rows",
+        f"full network: {lut.latency_ms(lut.space.full):.2f} ms, blocks in it {lut.in_context:.3f} times their rows",
         _validation_text(lut.validation)
         if lut.validation
         else "not validated on whole networks yet: nas lut validate FILE",

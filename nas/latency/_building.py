@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from nas.architecture import Architecture, Block
 from nas.latency._bench import Bench
+from nas.latency._network import distinct_architectures
 from nas.latency._row import Row
 from nas.latency._timing import Timing
 from nas.latency.devices import Device, Runnable
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 # A module with its inputs.
 Subject: TypeAlias = "tuple[nn.Module, Sequence[Any], Mapping[str, Any]]"
 
-_BASE, _FULL = "base", "the full network"
+_BASE = "base"
 _BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
 _MAX_INSTANCES = 64
 # Modules are made anew in every pass: small ones in no time, those of a large network in as long as they are measured.
@@ -30,6 +31,8 @@ _SMALL_MB = 200
 _PASSES_OF_SMALL, _PASSES_OF_LARGE = 4, 2
 # Larger networks are not built as a whole: a table's rows take a small part of their memory.
 _LARGEST_WHOLE_MB = 4096
+# Random networks that are measured as wholes beside the full one: their median outvotes one that was disturbed.
+_RANDOM_WHOLES, _SEED_OF_WHOLES = 4, 20_231
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ class Built:
     Attributes:
         rows: signature -> row.
         base: the network with every removable block skipped.
-        full: the network with every block, None where it is too large to be built as a whole.
+        wholes: networks measured end to end, by architecture; none where they are too large to be built as a whole.
         attention: names of the attention processors met, as diffusers calls them.
         canary_ms: the canary's usual time.
         other_work_cores: how many cores other programs kept busy meanwhile.
@@ -47,7 +50,7 @@ class Built:
 
     rows: dict[str, Row]
     base: Row
-    full: Row | None
+    wholes: dict[Architecture, Row]
     attention: str
     canary_ms: float
     other_work_cores: float
@@ -57,17 +60,22 @@ def build(space: SearchSpace, workload: Workload, device: Device, *, copies: boo
     """Measure all rows and the base of a space."""
     bench = Bench(device, workload.precision, replace(timing, passes=timing.passes or _passes(space, workload)))
     loading = _Loading(space, workload, device)
-    wholes = {_BASE: space.empty}
-    if _mb_of(space, workload) <= _LARGEST_WHOLE_MB:
-        wholes[_FULL] = space.full
+    wholes = {str(network): network for network in _wholes(space, workload)}
+    networks = {_BASE: space.empty, **wholes}
     subjects: dict[str, Callable[[], Subject]] = {
-        **{name: partial(random_network, space, network, workload, device) for name, network in wholes.items()},
+        **{name: partial(random_network, space, network, workload, device) for name, network in networks.items()},
         **dict(_subjects(space, workload, copies=copies)),
     }
     loaders = {name: partial(loading.load, make) for name, make in subjects.items()}
     rows = bench.measure_all(loaders, description=f"Measuring {space.name} on {device.name}")
-    base, full = rows.pop(_BASE), rows.pop(_FULL, None)
-    return Built(rows, base, full, loading.attention, round(bench.canary_ms, 6), round(bench.other_work_cores, 3))
+    base, measured = rows.pop(_BASE), {network: rows.pop(name) for name, network in wholes.items()}
+    return Built(rows, base, measured, loading.attention, round(bench.canary_ms, 6), round(bench.other_work_cores, 3))
+
+
+def _wholes(space: SearchSpace, workload: Workload) -> list[Architecture]:
+    if _mb_of(space, workload) > _LARGEST_WHOLE_MB:
+        return []
+    return [space.full, *distinct_architectures(space, _RANDOM_WHOLES, _SEED_OF_WHOLES)]
 
 
 def _passes(space: SearchSpace, workload: Workload) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -139,7 +139,8 @@ def validate(
     # Two passes, whatever it takes to make large networks twice: a machine is disturbed for minutes at a time.
     own = canary_ms_of(table) if device.name == table.device else None
     bench = Bench(device, table.workload.precision, replace(timing, passes=timing.passes or 2), canary_ms=own)
-    held_out = {f"network {i}": a for i, a in enumerate(distinct_architectures(table.space, networks, seed), start=1)}
+    drawn = distinct_architectures(table.space, networks, seed, besides=table.wholes)
+    held_out = {f"network {number}": architecture for number, architecture in enumerate(drawn, start=1)}
     loaders = {
         name: partial(_load, table.space, table.workload, device, partial(_network, table, unet, architecture, device))
         for name, architecture in held_out.items()
@@ -152,10 +153,12 @@ def _pair(table: LatencyTable, architecture: Architecture, row: Row) -> Pair:
     return Pair(str(architecture), round(table.latency_ms(architecture), 6), row.median_ms, row.drift)
 
 
-def distinct_architectures(space: SearchSpace, count: int, seed: int) -> Iterator[Architecture]:
-    """Random architectures without repetition (as far as a small space allows), neither full nor empty."""
+def distinct_architectures(
+    space: SearchSpace, count: int, seed: int, *, besides: Iterable[Architecture] = ()
+) -> Iterator[Architecture]:
+    """Random architectures without repetition (as far as a small space allows), not full, empty or one of `besides`."""
     rng = random.Random(seed)
-    seen = {space.full, space.empty}
+    seen = {space.full, space.empty, *besides}
     for _ in range(count):
         candidates = (space.sample(rng) for _ in range(100))
         architecture = next((c for c in candidates if c not in seen), None) or space.sample(rng)

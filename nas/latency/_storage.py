@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from nas.latency._table import LatencyTable
 
 SCHEMA = 2
-_FIELDS = ("schema", "name", "device", "workload", "provenance", "base", "full", "rows", "validation", "space")
+_FIELDS = ("schema", "name", "device", "workload", "provenance", "base", "networks", "rows", "validation", "space")
 
 
 # Writing.
@@ -44,7 +44,7 @@ def to_dict(table: LatencyTable) -> dict[str, Any]:
         "workload": vars(table.workload).copy(),
         "provenance": dict(table.provenance),
         "base": vars(table.base).copy(),
-        "full": vars(table.full).copy() if table.full else None,
+        "networks": [{"architecture": str(found), **vars(row)} for found, row in table.wholes.items()],
         "rows": rows,
         "validation": table.validation.to_dict() if table.validation else None,
         "space": table.space.to_dict(),
@@ -123,9 +123,9 @@ def from_dict(data: Any) -> dict[str, Any]:
     return {
         "space": space,
         "workload": _made(Workload, "workload", data["workload"]),
-        "rows": _rows(data["rows"]),
+        "rows": _rows("rows", "signature", data["rows"]),
         "base": _made(Row, "base", data["base"]),
-        "full": None if data["full"] is None else _made(Row, "full", data["full"]),
+        "wholes": _wholes(data["networks"], space),
         "provenance": provenance,
         "validation": None if data["validation"] is None else _validation(data["validation"], space),
     }
@@ -174,20 +174,26 @@ def _made(kind: type, where: str, data: Any) -> Any:
         raise TableError(f"{where} holds something that is not a number: {dict(data)}") from error
 
 
-def _rows(data: Any) -> dict[str, Row]:
+def _rows(field: str, key: str, data: Any) -> dict[str, Row]:
     if not isinstance(data, list):
-        raise TableError("rows must be a list")
+        raise TableError(f"{field} must be a list")
     rows: dict[str, Row] = {}
     for index, entry in enumerate(data):
-        where = f"rows[{index}]"
-        if not isinstance(entry, Mapping) or not isinstance(entry.get("signature"), str):
-            raise TableError(f"{where} has no signature")
-        signature = entry["signature"]
-        if signature in rows:
-            raise TableError(f"{where} repeats the signature {signature!r}")
-        rest = {name: value for name, value in entry.items() if name != "signature"}
-        rows[signature] = _made(Row, f"{where} ({signature})", rest)
+        where = f"{field}[{index}]"
+        if not isinstance(entry, Mapping) or not isinstance(entry.get(key), str):
+            raise TableError(f"{where} has no {key}")
+        name = entry[key]
+        if name in rows:
+            raise TableError(f"{where} repeats the {key} {name!r}")
+        rows[name] = _made(Row, f"{where} ({name})", {part: value for part, value in entry.items() if part != key})
     return rows
+
+
+def _wholes(data: Any, space: SearchSpace) -> dict[Architecture, Row]:
+    wholes = {Architecture.parse(text): row for text, row in _rows("networks", "architecture", data).items()}
+    for architecture in wholes:
+        space.check(architecture)
+    return wholes
 
 
 def _provenance(data: Any) -> dict[str, Any]:

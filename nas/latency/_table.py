@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -37,15 +38,16 @@ class LatencyTable:
     """Measured latencies of a search space's blocks on one device, for one workload.
 
     A network's latency is `base_ms`, plus the row of every block that runs less the row of the shortcut that its
-    skipping would leave, plus the row of every copy; all rows times `in_context`, the factor at which the sum for the
-    full network is what the full network took end to end.
+    skipping would leave, plus the row of every copy; all rows times `in_context`, the factor at which the sums are what
+    a few networks took end to end.
 
     Attributes:
         space: the search space.
         workload: batch, latent size, context length, precision.
         rows: signature -> row; signatures as of `Block.signature` and `Block.shortcut_signature`.
         base: the network with every block skipped that may be, end to end.
-        full: the full network, end to end, measured along with the rows; None where it was too large for that.
+        wholes: the full network and a few others, end to end, measured along with the rows; none where they were too
+            large for that.
         provenance: device, hardware, versions, threads, date and whatever else decided the speed.
         validation: the table's error on networks it has not seen, once `validate` ran.
 
@@ -61,16 +63,15 @@ class LatencyTable:
     base: Row
     provenance: Mapping[str, str | int | float]
     validation: Validation | None = field(default=None)
-    full: Row | None = field(default=None)
+    wholes: Mapping[Architecture, Row] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if "device" not in self.provenance:
             raise TableError("provenance lacks the device")
-        blocks_ms = float(self._costs.sum_ms(counts_of(self.space, [self.space.full]))[0])
-        full_ms = self.full.median_ms if self.full else self.base_ms + blocks_ms
-        if full_ms < self.base_ms or blocks_ms < 0:
-            least_ms = min(full_ms, self.base_ms + blocks_ms)
-            raise TableError(f"base is {self.base_ms} ms, above the whole network's {least_ms:.6g} ms; {_BEST_WITH}")
+        blocks_ms = self._blocks_ms(self.space.full)
+        if blocks_ms < 0 or self.in_context < 0:
+            full_ms = self.base_ms + min(blocks_ms, self.in_context * blocks_ms)
+            raise TableError(f"base is {self.base_ms} ms, above the whole network's {full_ms:.6g} ms; {_BEST_WITH}")
 
     # Where a table comes from.
 
@@ -114,7 +115,7 @@ class LatencyTable:
         device = as_device(device, threads=threads)
         built = build(space, workload, device, copies=copies, timing=timing or Timing())
         provenance = _provenance(device, workload, built)
-        return cls(space, workload, built.rows, built.base, provenance, full=built.full)
+        return cls(space, workload, built.rows, built.base, provenance, wholes=built.wholes)
 
     @classmethod
     def load(cls, path_or_name: str | os.PathLike[str]) -> LatencyTable:
@@ -156,12 +157,16 @@ class LatencyTable:
 
     @cached_property
     def in_context(self) -> float:
-        """What blocks take in the full network over what they take one by one; 1 where that was not measured.
+        """What blocks take in a network over what they take one by one; 1 where no network was measured as a whole.
 
-        Between its neighbours a block meets other caches, and queues that are filled otherwise.
+        Between its neighbours a block meets other caches, and queues that are filled otherwise. The median over the
+        networks in `wholes`, so that one that was disturbed is outvoted.
         """
-        blocks_ms = float(self._costs.sum_ms(counts_of(self.space, [self.space.full]))[0])
-        return (self.full.median_ms - self.base_ms) / blocks_ms if self.full and blocks_ms else 1.0
+        sums_ms = {architecture: self._blocks_ms(architecture) for architecture in self.wholes}
+        factors = [
+            (self.wholes[found].median_ms - self.base_ms) / blocks for found, blocks in sums_ms.items() if blocks
+        ]
+        return statistics.median(factors) if factors else 1.0
 
     def latency_ms(self, architecture: Architecture) -> float:
         """Predicted latency of one network.
@@ -200,11 +205,14 @@ class LatencyTable:
         return self.in_context * self.rows[signature].median_ms
 
     def to_frame(self) -> pd.DataFrame:
-        """One line a row, the base first and the full network if it was measured; `blocks` says how many blocks of the full network have that signature."""
+        """One line a row, the base first, then the networks that were measured as wholes.
+
+        `blocks` says how many blocks of the full network have that signature.
+        """
         import pandas as pd
 
         found = [_line("base", "base", self.base, 1)]
-        found += [_line("full", "full", self.full, 1)] if self.full else []
+        found += [_line(str(network), "network", row, 1) for network, row in self.wholes.items()]
         signatures = [block.signature(self.workload) for block in self.space.blocks]
         signatures += [block.shortcut_signature(self.workload) for block in self.space.blocks]
         for name, row in sorted(self.rows.items()):
@@ -259,6 +267,10 @@ class LatencyTable:
         timing = timing or Timing()
         self.validation = validate(self, unet, networks=networks, seed=seed, device=chosen, timing=timing)
         return self.validation
+
+    def _blocks_ms(self, architecture: Architecture) -> float:
+        # What its blocks take one by one.
+        return float(self._costs.sum_ms(counts_of(self.space, [architecture]))[0])
 
     @cached_property
     def _costs(self) -> Costs:

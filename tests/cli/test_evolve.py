@@ -81,10 +81,10 @@ def test_what_cannot_be_done_is_one_sentence(evolve: Run, more: tuple, word: str
 
 
 def test_a_table_of_a_device_that_is_elsewhere(evolve: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    def elsewhere(unet: object, table: object) -> None:
+    def elsewhere(unets: dict, table: object) -> None:
         raise DeviceError("torch-cuda is not here")
 
-    monkeypatch.setattr("nas.latency.measure_network_ms", elsewhere)
+    monkeypatch.setattr("nas.latency.measure_networks_ms", elsewhere)
     document = evolve("--scorer", "teacher", "--json").document
     assert document["measured_ms"] is document["full_measured_ms"] is None
     assert "latency measured (ms)" in evolve("--scorer", "teacher").out

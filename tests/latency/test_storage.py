@@ -33,7 +33,7 @@ def test_nothing_is_lost_on_disk(table: LatencyTable, saved: Path) -> None:
     again = LatencyTable.load(saved)
     assert _storage.to_dict(again) == _storage.to_dict(table)
     assert again.rows == table.rows
-    assert (again.base, again.full, again.workload) == (table.base, table.full, table.workload)
+    assert (again.base, again.wholes, again.workload) == (table.base, table.wholes, table.workload)
     assert again.validation == table.validation
     assert again.space.blocks == table.space.blocks
     assert again.latency_ms(table.space.full) == table.latency_ms(table.space.full)
@@ -109,7 +109,12 @@ CORRUPTIONS = {
     "negative row": (edit(lambda d: d["rows"][3].update(median_ms=-1.0)), r"rows\[3\].*median_ms is -1.0"),
     "zero row": (edit(lambda d: d["rows"][3].update(median_ms=0)), r"rows\[3\].*median_ms is 0"),
     "NaN row": (edit(lambda d: d["rows"][3].update(median_ms=float("nan"))), r"rows\[3\].*median_ms is nan"),
-    "a full network of no time": (edit(lambda d: d["full"].update(median_ms=0)), "full.median_ms is 0"),
+    "a network of no time": (edit(lambda d: d["networks"][0].update(median_ms=0)), r"networks\[0\] .*median_ms is 0"),
+    "a network twice": (edit(lambda d: d["networks"].append(d["networks"][0])), "repeats the architecture"),
+    "a network of another space": (
+        edit(lambda d: d["networks"][0].update(architecture="mid.resnet=1")),
+        "not of the search space",
+    ),
     "infinite base": (edit(lambda d: d["base"].update(median_ms=float("inf"))), "base.median_ms is inf"),
     "text row": (edit(lambda d: d["rows"][3].update(median_ms="fast")), r"rows\[3\]"),
     "true row": (edit(lambda d: d["rows"][3].update(median_ms=True)), r"rows\[3\]"),

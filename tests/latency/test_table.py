@@ -159,18 +159,19 @@ def test_small_blocks_are_timed_with_their_weights_out_of_the_cache(
     device = FakeDevice()
     device.working_set_mb, device.min_instances = 1e9, 2
     LatencyTable.measure(tiny_space, device=device, copies=False, timing=quick)
-    canary, base, full, first, *_ = device.loaded
+    canary, base, full, *_ = device.loaded
     assert full == 2
+    first = device.loaded[2 + 5]
     assert canary == 32
     assert base == -(-tiny_space.parameters // parameters_of(tiny_unet, tiny_space, tiny_space.empty))
     assert first == min(64, -(-tiny_space.parameters // tiny_space.blocks[0].parameters))
     assert min(device.loaded[1:]) >= 2
 
 
-def test_the_full_network_says_what_blocks_take_in_context(fake_table: LatencyTable) -> None:
+def test_whole_networks_say_what_blocks_take_in_context(fake_table: LatencyTable) -> None:
     space, base_ms = fake_table.space, fake_table.base_ms
     plain_ms = fake_table.latency_ms(space.full) - base_ms
-    slower = dataclasses.replace(fake_table, full=Row(base_ms + 1.25 * plain_ms, 0.0, 3))
+    slower = dataclasses.replace(fake_table, wholes={space.full: Row(base_ms + 1.25 * plain_ms, 0.0, 3)})
     assert fake_table.in_context == pytest.approx(1)
     assert slower.in_context == pytest.approx(1.25)
     assert slower.latency_ms(space.full) == pytest.approx(base_ms + 1.25 * plain_ms)
@@ -182,14 +183,20 @@ def test_the_full_network_says_what_blocks_take_in_context(fake_table: LatencyTa
     assert slower.latency_ms(space.full) - slower.latency_ms(removed) == pytest.approx(slower.block_ms(block))
 
 
+def test_one_disturbed_network_is_outvoted(fake_table: LatencyTable) -> None:
+    first, *others = fake_table.wholes.items()
+    disturbed = {first[0]: Row(2 * first[1].median_ms, 0.0, 3), **dict(others)}
+    assert dataclasses.replace(fake_table, wholes=disturbed).in_context == pytest.approx(1)
+
+
 def test_a_large_network_is_never_built_as_a_whole(
     tiny_space: SearchSpace, quick: Timing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("nas.latency._building._LARGEST_WHOLE_MB", 0.1)
     table = LatencyTable.measure(tiny_space, device=FakeDevice(), timing=quick)
-    assert table.full is None
+    assert table.wholes == {}
     assert table.in_context == 1.0
-    assert "full" not in set(table.to_frame()["kind"])
+    assert "network" not in set(table.to_frame()["kind"])
 
 
 def test_provenance_says_what_decided_the_speed(fake_table: LatencyTable) -> None:
@@ -255,8 +262,8 @@ def test_require_names_what_differs(fake_table: LatencyTable) -> None:
 
 def test_the_frame_has_the_base_and_every_row(fake_table: LatencyTable, tiny_space: SearchSpace) -> None:
     frame = fake_table.to_frame()
-    assert list(frame["kind"].unique()) == ["base", "full", "attention", "resnet", "shortcut"]
-    assert len(frame) == 2 + len(fake_table.rows)
+    assert list(frame["kind"].unique()) == ["base", "network", "attention", "resnet", "shortcut"]
+    assert len(frame) == 1 + 5 + len(fake_table.rows)
     blocks = frame[frame["kind"].isin(["attention", "resnet"])]
     assert blocks["blocks"].sum() == len(tiny_space.blocks)
 

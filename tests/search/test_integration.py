@@ -74,11 +74,11 @@ def test_the_result_is_measured_on_the_tables_device(
     lut = made_up_table(small_space)
     asked = []
 
-    def measure(unet: object, table: LatencyTable) -> Row:
-        asked.append((str(unet.architecture), table))
-        return Row(5.0 + len(asked), 0.0, 1, 0.2)
+    def measure(unets: dict, table: LatencyTable) -> dict[str, Row]:
+        asked.extend((str(unet.architecture), table) for unet in unets.values())
+        return {name: Row(6.0 + number, 0.0, 1, 0.2) for number, name in enumerate(unets)}
 
-    monkeypatch.setattr("nas.latency.measure_network_ms", measure)
+    monkeypatch.setattr("nas.latency.measure_networks_ms", measure)
     result = evolve(lut=lut, budget_ms=27.0, measure=True)
     assert (result.measured_ms, result.full_ms) == (6.0, 7.0)
     assert asked == [(str(result.architecture), lut), (str(small_space.full), lut)]
@@ -90,10 +90,10 @@ def test_the_result_is_measured_on_the_tables_device(
 def test_on_a_device_that_is_elsewhere_nothing_is_measured(
     evolve: Callable[..., Evolution], small_space: SearchSpace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(unet: object, table: LatencyTable) -> Row:
+    def refuse(unets: dict, table: LatencyTable) -> dict[str, Row]:
         raise DeviceError("no such device here")
 
-    monkeypatch.setattr("nas.latency.measure_network_ms", refuse)
+    monkeypatch.setattr("nas.latency.measure_networks_ms", refuse)
     result = evolve(lut=made_up_table(small_space), budget_ms=27.0, measure=True)
     assert result.measured_ms is None
     assert result.full_ms == result.predicted_full_ms
