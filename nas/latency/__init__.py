@@ -1,9 +1,20 @@
 """Latency tables: measured rows for blocks, a base for the rest, and how well their sum predicts whole networks."""
 
+from nas.latency._fitting import FittedRows, fit_rows
 from nas.latency._network import measure_network_ms, measure_networks_ms
 from nas.latency._row import Row
 from nas.latency._table import LatencyTable
 from nas.latency._timing import Timing
 from nas.latency._validation import Pair, Validation
 
-__all__ = ["LatencyTable", "Pair", "Row", "Timing", "Validation", "measure_network_ms", "measure_networks_ms"]
+__all__ = [
+    "FittedRows",
+    "LatencyTable",
+    "Pair",
+    "Row",
+    "Timing",
+    "Validation",
+    "fit_rows",
+    "measure_network_ms",
+    "measure_networks_ms",
+]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
@@ -116,6 +116,50 @@ class LatencyTable:
         built = build(space, workload, device, copies=copies, timing=timing or Timing())
         provenance = _provenance(device, workload, built)
         return cls(space, workload, built.rows, built.base, provenance, wholes=built.wholes)
+
+    @classmethod
+    def fit(
+        cls,
+        space: SearchSpace,
+        architectures: Iterable[Architecture] | np.ndarray,
+        latencies_ms: Sequence[float] | np.ndarray,
+        *,
+        device: str,
+        workload: Workload | None = None,
+        provenance: Mapping[str, str | int | float] | None = None,
+        keep_unusable: bool = False,
+    ) -> LatencyTable:
+        """Fit a table to the latencies of whole networks, for devices on which no block can be timed by itself.
+
+        See `nas.latency.fit_rows`; no row is let below 0. Whole networks tell a block only from the shortcut that its
+        skipping leaves, so the shortcuts are in the base, their rows next to nothing, and a block's row is what it
+        takes more than its shortcut. A row's `spread_ms` is the interquartile range of its estimate (from its standard
+        error), its `count` the number of networks in which it runs. Copies have rows if any network has one.
+        `validation` holds the cross-validated predictions of the networks given, `provenance` says whether the fit is
+        usable and why.
+
+        Args:
+            space: whose networks were measured.
+            architectures: the networks, or the runs of every place in network order as whole numbers [n x p].
+            latencies_ms: what they take end to end, in ms, [n].
+            device: the name of the device they were measured on.
+            workload: what they were measured for; the space's own latent size, batch 2 and fp32 when None.
+            provenance: whatever else decided the speed: hardware, runtime and version, threads, date.
+            keep_unusable: give the table even if the fit is not usable.
+
+        Raises:
+            ArchitectureError: an architecture is of another space.
+            TableError: the numbers are no latencies, the networks are too few or do not tell the rows apart, or the
+                fit is not usable; the message says which.
+        """
+        from nas.latency._fitted_table import fitted_fields
+
+        workload, runs = workload or Workload.of(space), counts_of(space, architectures)
+        known = {"date": now(), **(provenance or {}), "device": device, **_workload_provenance(workload)}
+        fields = fitted_fields(
+            space, workload, runs, latencies_ms, keep_unusable=keep_unusable, date=str(known["date"])
+        )
+        return cls(**{**fields, "space": space, "workload": workload, "provenance": known | fields["provenance"]})
 
     @classmethod
     def load(cls, path_or_name: str | os.PathLike[str]) -> LatencyTable:
@@ -282,12 +326,18 @@ def _provenance(device: Device, workload: Workload, built: Built) -> dict[str, s
         **device.provenance(),
         **versions("nas"),
         "attention": built.attention,
-        "precision": workload.precision,
-        "batch_size": workload.batch_size,
-        "resolution": f"{workload.height}x{workload.width}",
+        **_workload_provenance(workload),
         "canary_ms": built.canary_ms,
         "other_work_cores": built.other_work_cores,
         "date": now(),
+    }
+
+
+def _workload_provenance(workload: Workload) -> dict[str, str | int | float]:
+    return {
+        "precision": workload.precision,
+        "batch_size": workload.batch_size,
+        "resolution": f"{workload.height}x{workload.width}",
     }
 
 

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 
 from nas import LatencyTable, SearchSpace
@@ -32,3 +35,15 @@ def quick() -> Timing:
 def one_thread() -> Device:
     """The CPU, with one thread: several would wait for each other while other tests run beside."""
     return get_device("torch-cpu", threads=1)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Callable[[str], Path]:
+    """Finds a file of published measurements, which lie beside the project; without them the test is skipped."""
+
+    def find(name: str) -> Path:
+        if not (path := Path(__file__).parents[2].parent / "shared" / "data" / name).is_file():
+            pytest.skip(f"needs {path}, which does not come with the project")
+        return path
+
+    return find

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,9 @@ import yaml
 
 from nas import LatencyTable, SearchSpace
 from nas.errors import StorageError, TableError
-from nas.latency import Pair, Validation, _storage
+from nas.latency import Pair, Row, Validation, _storage
+
+SharedData = Callable[[str], Path]
 
 
 @pytest.fixture
@@ -127,6 +130,7 @@ CORRUPTIONS = {
     "nested provenance": (edit(lambda d: d["provenance"].update(os={"a": 1})), "provenance.os"),
     "other device": (edit(lambda d: d.update(device="torch-cuda")), "provenance.device"),
     "other space": (edit(lambda d: d["space"]["blocks"][0].update(out_channels=999)), "rows lacks"),
+    "base above the whole": (edit(lambda d: d["base"].update(median_ms=1e9)), "base is .* above the whole network"),
     "damaged space": (edit(lambda d: d["space"].pop("blocks")), "blocks"),
     "null space": (edit(lambda d: d.update(space=None)), "space"),
     "no pairs": (edit(lambda d: d["validation"].update(pairs=[])), "validation"),
@@ -165,3 +169,43 @@ def test_a_missing_table_is_reported(path: str) -> None:
 def test_the_space_travels_with_the_table(saved: Path, tiny_space: SearchSpace) -> None:
     space = LatencyTable.load(saved).space
     assert (space.name, space.parameters) == (tiny_space.name, tiny_space.parameters)
+
+
+def test_negative_times_of_a_real_table_are_all_refused(shared_data: SharedData) -> None:
+    published = json.loads(shared_data("latency_tfnas/latency_cpu.json").read_text(encoding="utf-8"))
+    times = [ms for widths in published.values() if isinstance(widths, dict) for ms in widths.values()]
+    refused = 0
+    for ms in times:
+        try:
+            Row(ms, 0.0, 1)
+        except TableError:
+            refused += 1
+    assert refused == sum(ms <= 0 for ms in times) == 84
+
+
+def test_a_file_with_a_real_tables_negative_times_is_refused(
+    fake_table: LatencyTable, tmp_path: Path, shared_data: SharedData
+) -> None:
+    published = json.loads(shared_data("latency_tfnas/latency_cpu.json").read_text(encoding="utf-8"))
+    table, path = copy.copy(fake_table), tmp_path / "cpu.yaml"
+    table.save(path)
+    sound = {name: w for name, w in published.items() if isinstance(w, dict) and min(w.values()) > 0}
+    unsound = {name: w for name, w in published.items() if isinstance(w, dict) and min(w.values()) <= 0}
+    for widths in ({name: dict(list(w.items())[:20]) for name, w in part.items()} for part in (sound, unsound)):
+        data = yaml.safe_load(path.read_text())
+        rows = [(f"{name} {width}", ms) for name, all_ms in widths.items() for width, ms in all_ms.items()]
+        data["rows"] += [{"signature": n, "median_ms": ms, "spread_ms": 0, "count": 1, "drift": 0} for n, ms in rows]
+        broken = tmp_path / "broken.yaml"
+        broken.write_text(yaml.safe_dump(data))
+        first = next((f"{name}).median_ms is {ms}" for name, ms in rows if ms <= 0), None)
+        if first is None:
+            assert len(LatencyTable.load(broken).rows) == len(table.rows) + len(rows)
+            continue
+        with pytest.raises(TableError, match=r"broken\.yaml") as caught:
+            LatencyTable.load(broken)
+        assert first in str(caught.value)
+
+
+def test_another_projects_file_is_no_table(shared_data: SharedData) -> None:
+    with pytest.raises(TableError, match=r"latency_cpu\.json: schema is None"):
+        LatencyTable.load(shared_data("latency_tfnas/latency_cpu.json"))
