@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from nas.architecture import Architecture, Block
     from nas.errors import NasError
-    from nas.latency import LatencyTable
+    from nas.latency import ImageLatency, LatencyTable
     from nas.plots import plot_block_values, plot_evolution, plot_pareto
     from nas.quality import ClipScore, TeacherDistance
     from nas.resources import bundled
@@ -33,6 +33,7 @@ __all__ = [
     "ClipScore",
     "Evolution",
     "EvolvedUNet",
+    "ImageLatency",
     "LatencyTable",
     "NasError",
     "SearchSpace",
@@ -52,6 +53,7 @@ _HOMES = {
     "ClipScore": "nas.quality",
     "Evolution": "nas.search",
     "EvolvedUNet": "nas.supernet",
+    "ImageLatency": "nas.latency",
     "LatencyTable": "nas.latency",
     "NasError": "nas.errors",
     "SearchSpace": "nas.search_space",

@@ -25,6 +25,11 @@ def latency_tables_dir() -> Path:
     return _folder("latency_tables")
 
 
+def image_components_dir() -> Path:
+    """The folder of published times of text encoder, UNet and decoder, `*.yaml`, below the tables of blocks."""
+    return latency_tables_dir() / "components"
+
+
 def models_dir() -> Path:
     """The folder of bundled pipelines."""
     return _folder("models")

@@ -1,6 +1,10 @@
-"""Latency tables: measured rows for blocks, a base for the rest, and how well their sum predicts whole networks."""
+"""Latency tables: measured rows for blocks, a base for the rest, and how well their sum predicts whole networks.
+
+And what a network is a part of: the latency of a whole image.
+"""
 
 from nas.latency._fitting import FittedRows, fit_rows
+from nas.latency._image import ImageLatency
 from nas.latency._network import measure_network_ms, measure_networks_ms
 from nas.latency._row import Row
 from nas.latency._table import LatencyTable
@@ -9,6 +13,7 @@ from nas.latency._validation import Pair, Validation
 
 __all__ = [
     "FittedRows",
+    "ImageLatency",
     "LatencyTable",
     "Pair",
     "Row",

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 # A few networks are measured longer than one of many rows.
-_PATIENT = Timing(min_repeats=8, min_seconds=2.0, max_seconds=4.0, passes=2, extra_seconds=20.0)
+PATIENT = Timing(min_repeats=8, min_seconds=2.0, max_seconds=4.0, passes=2, extra_seconds=20.0)
 
 
 def measure_network_ms(
@@ -69,9 +69,9 @@ def measure_networks_ms(
         workload = table_or_workload.workload
         usual_ms = None if device else canary_ms_of(table_or_workload)
         device = as_device(device) if device else device_of(table_or_workload)
-    bench = Bench(device, workload.precision, timing or _PATIENT, canary_ms=usual_ms)
+    bench = Bench(device, workload.precision, timing or PATIENT, canary_ms=usual_ms)
     loaders = {
-        name: partial(_load, _space_of(unet), workload, device, partial(_as_it_is, unet))
+        name: partial(_load, space_of(unet), workload, device, partial(_as_it_is, unet))
         for name, unet in unets.items()
     }
     return bench.measure_all(loaders, description="Measuring whole networks")
@@ -109,13 +109,19 @@ def _load(space: SearchSpace, workload: Workload, device: Device, make: Callable
     return device.load(make(), (), inputs, precision=workload.precision)
 
 
-def _space_of(unet: nn.Module) -> SearchSpace:
+def space_of(unet: nn.Module, *, context_length: int = 77) -> SearchSpace:
+    """The space of a UNet, stock or evolved; of an evolved one, that of its origin.
+
+    Raises:
+        ModelError: `unet` is not a UNet.
+    """
     # Only the config decides the inputs, and that of an evolved network is its origin's and two fields more.
     try:
         config: dict[str, Any] = {**unet.config}
     except (AttributeError, TypeError) as error:
         raise ModelError(f"cannot measure a {type(unet).__name__}: it has no config of a diffusers UNet") from error
-    return SearchSpace.from_config({k: v for k, v in config.items() if k not in ("architecture", "space_name")})
+    config = {name: value for name, value in config.items() if name not in ("architecture", "space_name")}
+    return SearchSpace.from_config(config, context_length=context_length)
 
 
 def validate(

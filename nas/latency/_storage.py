@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from nas.latency._table import LatencyTable
 
 SCHEMA = 2
+# What files of an image's parts say of themselves; they lie in a folder below that of the tables.
+IMAGE_KIND = "image parts"
 _FIELDS = ("schema", "name", "device", "workload", "provenance", "base", "networks", "rows", "validation", "space")
 
 
@@ -86,7 +88,7 @@ def load_table(path_or_name: str | os.PathLike[str]) -> dict[str, Any]:
     """
     path = find_table(path_or_name)
     try:
-        return from_dict(_read_yaml(path))
+        return from_dict(read_yaml(path))
     except NasError as error:
         raise TableError(f"{path}: {error}") from error
 
@@ -113,9 +115,11 @@ def from_dict(data: Any) -> dict[str, Any]:
     """
     if not isinstance(data, Mapping):
         raise TableError("a latency table must be a mapping of fields")
+    if data.get("kind") == IMAGE_KIND:
+        raise TableError("these are the parts of an image, not a table of blocks; read them with nas.ImageLatency.load")
     if data.get("schema") != SCHEMA:
         raise TableError(f"schema is {data.get('schema')!r}; this version of nas reads schema {SCHEMA}")
-    _require_fields("the table", data, _FIELDS)
+    require_fields("the table", data, _FIELDS)
     provenance = _provenance(data["provenance"])
     if data["device"] != provenance["device"]:
         raise TableError(f"device is {data['device']!r} but provenance.device is {provenance['device']!r}")
@@ -144,7 +148,12 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _read_yaml(path: Path) -> Any:
+def read_yaml(path: Path) -> Any:
+    """The plain data of a file.
+
+    Raises:
+        TableError: it cannot be read, is no YAML, or has a key twice.
+    """
     try:
         with open(path, encoding="utf-8") as stream:
             return yaml.load(stream, Loader=_Loader)
@@ -154,7 +163,8 @@ def _read_yaml(path: Path) -> Any:
         raise TableError(f"the file cannot be read: {error.strerror}") from error
 
 
-def _require_fields(where: str, data: Any, names: tuple[str, ...]) -> None:
+def require_fields(where: str, data: Any, names: tuple[str, ...]) -> None:
+    """Refuse data that is no mapping, lacks one of `names` or has another; `where` is for the message."""
     if not isinstance(data, Mapping):
         raise TableError(f"{where} is {type(data).__name__} where a mapping of fields is expected")
     if missing := [name for name in names if name not in data]:
@@ -165,7 +175,7 @@ def _require_fields(where: str, data: Any, names: tuple[str, ...]) -> None:
 
 def _made(kind: type, where: str, data: Any) -> Any:
     # A dataclass from its fields; whatever is wrong with one is reported under its name.
-    _require_fields(where, data, tuple(entry.name for entry in fields(kind)))
+    require_fields(where, data, tuple(entry.name for entry in fields(kind)))
     try:
         return kind(**data)
     except TableError as error:
@@ -205,7 +215,7 @@ def _provenance(data: Any) -> dict[str, Any]:
 
 
 def _validation(data: Any, space: SearchSpace) -> Validation:
-    _require_fields("validation", data, (*_SUMMARY, "seed", "date", "pairs"))
+    require_fields("validation", data, (*_SUMMARY, "seed", "date", "pairs"))
     if not isinstance(data["pairs"], list):
         raise TableError("validation.pairs must be a list")
     pairs = tuple(_made(Pair, f"validation.pairs[{index}]", entry) for index, entry in enumerate(data["pairs"]))
