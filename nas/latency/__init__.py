@@ -1,9 +1,27 @@
 """Latency tables: measured rows for blocks, a base for the rest, and how well their sum predicts whole networks."""
 
+from nas.latency._agreement import Agreement, agreement
+from nas.latency._breakdown import Part, breakdown
+from nas.latency._difference import Difference, RowDifference, difference
 from nas.latency._network import measure_network_ms, measure_networks_ms
 from nas.latency._row import Row
 from nas.latency._table import LatencyTable
 from nas.latency._timing import Timing
 from nas.latency._validation import Pair, Validation
 
-__all__ = ["LatencyTable", "Pair", "Row", "Timing", "Validation", "measure_network_ms", "measure_networks_ms"]
+__all__ = [
+    "Agreement",
+    "Difference",
+    "LatencyTable",
+    "Pair",
+    "Part",
+    "Row",
+    "RowDifference",
+    "Timing",
+    "Validation",
+    "agreement",
+    "breakdown",
+    "difference",
+    "measure_network_ms",
+    "measure_networks_ms",
+]
