@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from nas.architecture import Architecture, Block
     from nas.errors import NasError
     from nas.latency import ImageLatency, LatencyTable
-    from nas.plots import plot_block_values, plot_evolution, plot_pareto
+    from nas.plots import plot_block_values, plot_breakdown, plot_evolution, plot_pareto
     from nas.quality import ClipScore, TeacherDistance
     from nas.resources import bundled
     from nas.search import Evolution, evolve
@@ -43,6 +43,7 @@ __all__ = [
     "bundled",
     "evolve",
     "plot_block_values",
+    "plot_breakdown",
     "plot_evolution",
     "plot_pareto",
 ]
@@ -63,6 +64,7 @@ _HOMES = {
     "bundled": "nas.resources",
     "evolve": "nas.search",
     "plot_block_values": "nas.plots",
+    "plot_breakdown": "nas.plots",
     "plot_evolution": "nas.plots",
     "plot_pareto": "nas.plots",
 }

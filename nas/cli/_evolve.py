@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from nas.cli._options import add_command, add_seed, add_workload
 from nas.cli._prompts import read_prompts
 from nas.cli._report import Report, columns
-from nas.cli._values import count, milliseconds, natural, number
+from nas.cli._values import count, milliseconds, natural, number, quantile
 from nas.workload import Workload
 
 if TYPE_CHECKING:
@@ -30,6 +30,12 @@ def add_to(commands: Any) -> None:
     parser.add_argument("--unet", type=Path, metavar="DIR", help="start from this UNet instead of the pipeline's own")
     parser.add_argument("--lut", required=True, metavar="FILE", help="the latency table, from `nas lut build`")
     parser.add_argument("--budget-ms", required=True, type=milliseconds, metavar="X", help="latency to get under")
+    parser.add_argument(
+        "--margin",
+        type=quantile,
+        metavar="Q",
+        help="stay under the budget by this quantile of the table's error on whole networks, such as 0.9",
+    )
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder; an interrupted run goes on")
     add_workload(parser)
     _add_judge(parser)
@@ -90,6 +96,7 @@ def _search(options: argparse.Namespace) -> Evolution:
         budget_ms=options.budget_ms,
         scorer=_clip_score(pipe, options) if options.scorer == "clip" else _teacher_distance(pipe, options),
         workdir=options.out,
+        margin=options.margin,
         seed=options.seed,
         data=_training_data(pipe, options) if trains else None,
         # Where the search starts from the pipeline's own weights it trains them, and keeps a copy as the teacher.
@@ -164,6 +171,7 @@ def _document(result: Evolution, options: argparse.Namespace) -> dict[str, Any]:
         "full_ms": result.predicted_full_ms,
         "full_measured_ms": None if result.measured_ms is None else result.full_ms,
         "budget_ms": result.budget_ms,
+        "safety_margin": result.safety_margin,
         "predicted_ms": result.predicted_ms,
         "measured_ms": result.measured_ms,
         "score_full": result.full_score.mean,
@@ -182,7 +190,10 @@ def _text(result: Evolution, options: argparse.Namespace) -> str:
         ("latency measured (ms)", *(_measured(result, ms) for ms in (result.full_ms, result.measured_ms))),
         ("score", f"{result.full_score.mean:.4f}", f"{result.score.mean:.4f}"),
     ]
+    aim_ms, margin = result.budget_ms / (1 + result.safety_margin), result.safety_margin
+    kept = f"; with a safety margin of {margin:.1%} the table had to say {aim_ms:.2f} ms" if margin else ""
     changes = [
+        f"budget: {result.budget_ms:.2f} ms{kept}",
         f"removed: {', '.join(result.removed) or 'nothing'}",
         f"added: {', '.join(result.added) or 'nothing'}",
         f"the network: {options.out / RESULT / 'unet'}",

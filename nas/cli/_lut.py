@@ -1,4 +1,4 @@
-"""`nas lut`: build, show and validate latency tables."""
+"""`nas lut`: build, show, compare and validate latency tables."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nas.cli._lut_reports import breakdown_text, difference_document, difference_text
 from nas.cli._options import add_command, add_seed, add_workload
 from nas.cli._report import Report, columns
 from nas.cli._values import count
@@ -21,10 +22,25 @@ def add_to(commands: Any) -> None:
     lut = commands.add_parser("lut", help="lookup tables of block latencies", allow_abbrev=False)
     actions = lut.add_subparsers(dest="action", required=True, metavar="ACTION")
     _add_build(actions)
-    show = add_command(actions, "show", _show, "Print a table: its rows, where it was measured, how well it predicts.")
+    show = add_command(
+        actions,
+        "show",
+        _show,
+        "Print a table: where the time goes, its rows, where it was measured, how well it predicts.",
+    )
     _add_file(show)
+    show.add_argument("--plot", type=Path, metavar="FILE.png", help="draw where the time goes into this file")
+    diff = add_command(
+        actions, "diff", _diff, "Compare two tables of one search space: which blocks are relatively dearer on B."
+    )
+    _add_file(diff, "a", "A")
+    _add_file(diff, "b", "B")
     validate = add_command(
-        actions, "validate", _validate, "Time random networks on this machine, and store how far off the table is."
+        actions,
+        "validate",
+        _validate,
+        "Time random networks on this machine, store how far off the table is, and say whether the machine still "
+        "agrees with it: nine of ten networks predicted within a tenth, the canary within a tenth of its time then.",
     )
     _add_file(validate)
     validate.add_argument("--networks", type=count, default=20, metavar="N", help="how many networks (default: 20)")
@@ -40,8 +56,8 @@ def _add_build(actions: Any) -> None:
     build.add_argument("--out", required=True, type=Path, metavar="FILE", help="the YAML file to write")
 
 
-def _add_file(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", metavar="FILE", help="a table's YAML file, or the name of a bundled table")
+def _add_file(parser: argparse.ArgumentParser, name: str = "file", metavar: str = "FILE") -> None:
+    parser.add_argument(name, metavar=metavar, help="a table's YAML file, or the name of a bundled table")
 
 
 def _build(options: argparse.Namespace) -> Report:
@@ -65,21 +81,46 @@ def _build(options: argparse.Namespace) -> Report:
 
 
 def _show(options: argparse.Namespace) -> Report:
-    from nas.latency import LatencyTable
+    from nas.latency import LatencyTable, breakdown
 
     lut = LatencyTable.load(options.file)
-    return Report(_document(lut), _text(lut))
+    parts = breakdown(lut)
+    document = {**_document(lut), "breakdown": [vars(part) for part in parts]}
+    text = f"{breakdown_text(lut, parts)}\n\n{_text(lut)}"
+    if options.plot:
+        _plot(lut, options.plot)
+        document["plot"], text = options.plot, f"{text}\n\ndrawn into {options.plot}"
+    return Report(document, text)
+
+
+def _plot(lut: LatencyTable, path: Path) -> None:
+    from nas._files import replacing
+    from nas.plots import plot_breakdown
+
+    with replacing(path) as temporary:
+        plot_breakdown(lut).savefig(temporary, format="png")
+
+
+def _diff(options: argparse.Namespace) -> Report:
+    from nas.latency import LatencyTable, difference
+
+    found = difference(LatencyTable.load(options.a), LatencyTable.load(options.b))
+    names = options.a, options.b
+    return Report(difference_document(*names, found), difference_text(*names, found))
 
 
 def _validate(options: argparse.Namespace) -> Report:
-    from nas.latency import LatencyTable
+    from nas.latency import LatencyTable, agreement
 
     lut = LatencyTable.load(options.file)
     validation = lut.validate(networks=options.networks, seed=options.seed)
     if Path(options.file).is_file():
         lut.save(options.file)
+    judged = agreement(lut)
     document = {name: getattr(validation, name) for name in _VALIDATION}
-    return Report({**document, "networks": options.networks, "seed": options.seed}, _validation_text(validation))
+    document |= {"networks": options.networks, "seed": options.seed}
+    document |= {"agrees": judged.agrees, "drift": judged.drift, "verdict": str(judged)}
+    return Report(document, f"{_validation_text(validation)}\n{judged}")
 
 
 def _document(lut: LatencyTable) -> dict[str, Any]:

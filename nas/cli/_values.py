@@ -73,6 +73,17 @@ def number(text: str) -> float:
     return value
 
 
+def quantile(text: str) -> float:
+    """Read a number above 0 and at most 1."""
+    try:
+        value = _positive(text)
+    except ValueError:
+        value = math.nan
+    if not value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0 and at most 1, such as 0.9")
+    return value
+
+
 def _positive(text: str) -> float:
     value = float(text)
     if not math.isfinite(value) or value <= 0:

@@ -3,6 +3,9 @@
 And what a network is a part of: the latency of a whole image.
 """
 
+from nas.latency._agreement import Agreement, agreement
+from nas.latency._breakdown import Part, breakdown
+from nas.latency._difference import Difference, RowDifference, difference
 from nas.latency._fitting import FittedRows, fit_rows
 from nas.latency._image import ImageLatency
 from nas.latency._network import measure_network_ms, measure_networks_ms
@@ -12,13 +15,20 @@ from nas.latency._timing import Timing
 from nas.latency._validation import Pair, Validation
 
 __all__ = [
+    "Agreement",
+    "Difference",
     "FittedRows",
     "ImageLatency",
     "LatencyTable",
     "Pair",
+    "Part",
     "Row",
+    "RowDifference",
     "Timing",
     "Validation",
+    "agreement",
+    "breakdown",
+    "difference",
     "fit_rows",
     "measure_network_ms",
     "measure_networks_ms",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import fields
@@ -180,7 +181,7 @@ def _made(kind: type, where: str, data: Any) -> Any:
         return kind(**data)
     except TableError as error:
         raise TableError(f"{where}.{error}") from error
-    except TypeError as error:
+    except (TypeError, OverflowError) as error:
         raise TableError(f"{where} holds something that is not a number: {dict(data)}") from error
 
 
@@ -211,6 +212,8 @@ def _provenance(data: Any) -> dict[str, Any]:
         raise TableError("provenance must be a mapping that names the device")
     if wrong := [name for name, value in data.items() if not isinstance(value, str | int | float)]:
         raise TableError(f"provenance.{wrong[0]} must be text or a number")
+    if wrong := [name for name, value in data.items() if isinstance(value, float) and not math.isfinite(value)]:
+        raise TableError(f"provenance.{wrong[0]} is {data[wrong[0]]!r}; it must be a finite number")
     return dict(data)
 
 
@@ -223,7 +226,8 @@ def _validation(data: Any, space: SearchSpace) -> Validation:
         space.check(Architecture.parse(str(pair.architecture)))
     validation = Validation(pairs, data["seed"], str(data["date"]))
     for name, value in validation.summary().items():
-        if not isinstance(data[name], int | float) or abs(data[name] - value) > 1e-5:
+        # NaN is no further off than anything, so the comparison must be one that it fails.
+        if not isinstance(data[name], int | float) or not abs(data[name] - value) <= 1e-5:
             raise TableError(f"validation.{name} is {data[name]!r}, but its pairs give {value!r}")
     return validation
 

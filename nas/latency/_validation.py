@@ -92,6 +92,24 @@ class Validation:
             return 0.0
         return float(np.corrcoef(predicted, measured)[0, 1])
 
+    def underprediction(self, quantile: float) -> float:
+        """How much slower than predicted networks are: the quantile of measured / predicted - 1, at least 0.
+
+        A network predicted to take budget / (1 + this) is within the budget with about the quantile's probability, as
+        far as the validation's networks speak for it.
+
+        Args:
+            quantile: such as 0.9; above 0 and at most 1, which is the worst of the networks.
+
+        Raises:
+            TableError: it is no such number.
+        """
+        number = isinstance(quantile, int | float) and not isinstance(quantile, bool)
+        if not number or not 0 < quantile <= 1:
+            raise TableError(f"the quantile is {quantile!r}; it must be a number above 0 and at most 1")
+        slower = [pair.measured_ms / pair.predicted_ms - 1 for pair in self.pairs]
+        return max(float(np.quantile(slower, quantile)), 0.0)
+
     def summary(self) -> dict[str, float | int]:
         """The figures by name, plain numbers."""
         names = ("mean_error", "worst_error", "within_5", "within_10", "spearman")

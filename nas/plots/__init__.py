@@ -1,23 +1,28 @@
-"""Plots of a search. Each has one pure data function, and a matplotlib and a plotly twin that draw what it returns."""
+"""Plots of searches and tables. Each has one pure data function, and a matplotlib and a plotly twin that draw it."""
 
 from __future__ import annotations
 
 from nas.plots._block_values import BlockValue, BlockValueData, block_value_data, plot_block_values
+from nas.plots._breakdown import Bars, BreakdownData, breakdown_data, plot_breakdown
 from nas.plots._evolution import EvolutionData, Stop, evolution_data, plot_evolution
 from nas.plots._pareto import ParetoData, Point, pareto_data, plot_pareto
 from nas.plots._pictures import plot_pictures
 
 __all__ = [
+    "Bars",
     "BlockValue",
     "BlockValueData",
+    "BreakdownData",
     "EvolutionData",
     "ParetoData",
     "Point",
     "Stop",
     "block_value_data",
+    "breakdown_data",
     "evolution_data",
     "pareto_data",
     "plot_block_values",
+    "plot_breakdown",
     "plot_evolution",
     "plot_pareto",
     "plot_pictures",

@@ -11,7 +11,7 @@ from statistics import median_low
 import pandas as pd
 
 from nas.architecture import Architecture, Block
-from nas.errors import BudgetError
+from nas.errors import BudgetError, SearchError, TableError
 from nas.search._actions import Latencies, largest, smallest
 from nas.search_space import SearchSpace
 
@@ -50,28 +50,37 @@ class Profile:
         ]
         return pd.DataFrame(rows).set_index("network")
 
-    def for_budget(self, budget_ms: object) -> Profile:
+    def for_budget(self, budget_ms: object, *, safety_margin: float = 0.0) -> Profile:
         """The same with a budget that can be met.
+
+        Args:
+            budget_ms: the budget.
+            safety_margin: how much slower than predicted networks may be, a fraction: with 0.05 the budget in the
+                profile is what, made slower by 5 %, is the one given.
 
         Raises:
             BudgetError: it is no positive number, below the smallest network, or not below the full one although
                 nothing can be added.
         """
-        if fault := self._fault_of(budget_ms):
-            attainable = f"attainable is {self.smallest_ms:.2f} ms to {self.full_ms:.2f} ms (the full network)"
-            raise BudgetError(f"the budget {fault}; {attainable}")
-        return replace(self, budget_ms=float(budget_ms))
-
-    def _fault_of(self, budget_ms: object) -> str:
+        attainable = f"attainable is {self.smallest_ms:.2f} ms to {self.full_ms:.2f} ms (the full network)"
         number = isinstance(budget_ms, Real) and not isinstance(budget_ms, bool)
         if not number or not math.isfinite(budget_ms) or budget_ms <= 0:
-            return f"is {budget_ms!r}; it must be a positive number of milliseconds"
+            raise BudgetError(
+                f"the budget is {budget_ms!r}; it must be a positive number of milliseconds; {attainable}"
+            )
+        aim_ms = float(budget_ms) / (1 + safety_margin)
+        if fault := self._fault_of(aim_ms):
+            kept = f", {budget_ms:.2f} ms less a safety margin of {safety_margin:.1%}," if safety_margin else ""
+            raise BudgetError(f"the budget of {aim_ms:.2f} ms{kept} {fault}; {attainable}")
+        return replace(self, budget_ms=aim_ms)
+
+    def _fault_of(self, budget_ms: float) -> str:
         if budget_ms < self.smallest_ms:
             least = f"takes {self.smallest_ms:.2f} ms with everything skipped that may be"
-            return f"of {budget_ms:.2f} ms is below the smallest network, which {least}"
+            return f"is below the smallest network, which {least}"
         if budget_ms >= self.full_ms >= self.largest_ms:
             why = "the space allows no copies or the table has no rows for them"
-            return f"of {budget_ms:.2f} ms is met by the full network and nothing can be added: {why}"
+            return f"is met by the full network and nothing can be added: {why}"
         return ""
 
     def __str__(self) -> str:
@@ -102,6 +111,29 @@ def profile(space: SearchSpace, lut: Latencies) -> Profile:
     }
     latencies = {f"{name}_ms": lut.latency_ms(network) for name, network in networks.items()}
     return Profile(**latencies, parameters={name: _parameters(space, network) for name, network in networks.items()})
+
+
+def safety_margin(lut: Latencies, quantile: float) -> float:
+    """By how much a budget is to be undercut, from the errors that a table made on whole networks; a fraction.
+
+    Args:
+        lut: a latency table with its validation.
+        quantile: the share of networks that are to be within the budget, see `Validation.underprediction`.
+
+    Raises:
+        SearchError: the quantile is not above 0 and at most 1.
+        TableError: the table has no validation.
+    """
+    number = isinstance(quantile, Real) and not isinstance(quantile, bool)
+    if not number or not 0 < quantile <= 1:
+        raise SearchError(f"margin is {quantile!r}; it must be a quantile above 0 and at most 1, such as 0.9")
+    validation = getattr(lut, "validation", None)
+    if validation is None:
+        raise TableError(
+            "a margin needs the table's error on whole networks, and this table has no validation; measure it with "
+            "lut.validate() or `nas lut validate FILE`"
+        )
+    return validation.underprediction(float(quantile))
 
 
 def _typical(space: SearchSpace, lut: Latencies, *, draws: int = 101) -> Architecture:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from nas._progress import say
 from nas.errors import StorageError, TableError
 from nas.quality import Scorer
 from nas.search._actions import FULL, Latencies, can_copy
-from nas.search._budget import Profile, profile
+from nas.search._budget import Profile, profile, safety_margin
 from nas.search._finish import Finish
 from nas.search._greedy import Greedy
 from nas.search._journal import Journal
@@ -44,6 +44,7 @@ def evolve(
     budget_ms: float,
     scorer: Scorer,
     workdir: str | os.PathLike[str],
+    margin: float | None = None,
     seed: int = 0,
     data: TrainingData | None = None,
     teacher: nn.Module | None = None,
@@ -80,6 +81,9 @@ def evolve(
         budget_ms: latency to get under, as the table predicts it.
         scorer: judge of quality, higher is better.
         workdir: folder of this run: journal, checkpoints, and in the end the network. One run a folder.
+        margin: a quantile, such as 0.9, of how much slower than predicted the networks of the table's validation were;
+            the search then gets under budget_ms / (1 + that), so that about so many networks of a hundred are within
+            the budget when measured. None trusts the prediction.
         seed: decides all training.
         data: latents and text states to train with; needed if anything is trained.
         teacher: what is distilled from; the full network with the supernet's weights at the start when None. One that
@@ -109,7 +113,8 @@ def evolve(
 
     Raises:
         BudgetError: the budget is no positive number or cannot be met; the message says what can.
-        TableError: the table is of another search space or workload.
+        TableError: the table is of another search space or workload, or a margin is asked for and the table has no
+            validation.
         SearchError: an option makes no sense, or `workdir` holds another run.
         StorageError: `workdir` cannot be written.
     """
@@ -125,9 +130,14 @@ def evolve(
         strategy=strategy or Greedy(group_size, candidates, exchanges),
         tell=report or _say_to_people,
     )
-    outlook = search.look(budget_ms)
+    safety = 0.0 if margin is None else safety_margin(lut, margin)
+    outlook = search.look(budget_ms, safety)
     lessons = Lessons.of(supernet, settings, search.workdir, data=data, teacher=teacher, scheduler=scheduler)
-    return search.run(outlook.budget_ms, lessons, storage, Finish(lut, search.workdir, lessons, measure))
+    found = search.run(outlook.budget_ms, lessons, storage, Finish(lut, search.workdir, lessons, measure))
+    # The table's budget led the search; what was asked for is what the network measured is to be held against.
+    result = replace(found, budget_ms=float(budget_ms), safety_margin=safety)
+    search.tell(repr(result))
+    return result
 
 
 @dataclass
@@ -142,7 +152,7 @@ class _Search:
     strategy: Strategy
     tell: Report
 
-    def look(self, budget_ms: float) -> Profile:
+    def look(self, budget_ms: float, safety: float) -> Profile:
         """Say what the space offers, and refuse what cannot be."""
         space = self.supernet.space
         table_space = getattr(self.lut, "space", space)
@@ -151,7 +161,9 @@ class _Search:
                 f"the latency table is of the search space {table_space.name!r}, which has other blocks than the "
                 f"supernet's {space.name!r}; measure one for it with nas.LatencyTable.measure"
             )
-        outlook = profile(space, self.lut).for_budget(budget_ms)
+        outlook = profile(space, self.lut).for_budget(budget_ms, safety_margin=safety)
+        if safety:
+            self.tell(f"safety margin {safety:.1%}: the search gets under {outlook.budget_ms:.2f} ms by the table")
         for line in str(outlook).splitlines():
             self.tell(line)
         return outlook
@@ -170,7 +182,6 @@ class _Search:
             evolution = finish(best.architecture, rounds.steps, budget_ms, judge, full.score)
         finally:
             weights.put_back()
-        self.tell(repr(evolution))
         return evolution
 
     def _rounds(self, budget_ms: float, judge: Judge, weights: Weights) -> Rounds:

@@ -47,6 +47,8 @@ class Evolution:
         full_score: score of the full network, before any training of this search.
         machine_drift: by what fraction the machine was slower when the result was measured than when the table was, as
             far as the table's canary tells; None if it is not known.
+        safety_margin: how much slower than predicted networks might be, a fraction: the search got under
+            budget_ms / (1 + safety_margin) by the table.
     """
 
     architecture: Architecture
@@ -62,6 +64,7 @@ class Evolution:
     score: Score
     full_score: Score
     machine_drift: float | None = None
+    safety_margin: float = 0.0
 
     @property
     def removed(self) -> tuple[str, ...]:
@@ -126,7 +129,15 @@ class Evolution:
             raise SearchError(f"{folder} holds no evolution that can be read: {error}") from error
 
     def _to_dict(self) -> dict[str, Any]:
-        plain = ("budget_ms", "predicted_ms", "measured_ms", "predicted_full_ms", "full_ms", "machine_drift")
+        plain = (
+            "budget_ms",
+            "predicted_ms",
+            "measured_ms",
+            "predicted_full_ms",
+            "full_ms",
+            "machine_drift",
+            "safety_margin",
+        )
         return {
             "schema": SCHEMA,
             "architecture": str(self.architecture),

@@ -5,6 +5,7 @@ Blocks are replaced in the `ModuleList`s of their stage; no forward is patched, 
 
 from nas.unet._build import COPY_INITS, make_block, make_copy, make_shortcut
 from nas.unet._inputs import block_inputs, example_inputs, torch_dtype
+from nas.unet._macs import block_macs, network_macs
 from nas.unet._modules import AttentionChain, ResnetChain, SkippedAttention, SkippedResnet, chain_blocks
 from nas.unet._network import make_network
 from nas.unet._places import block_of, check_unet, require_unet, set_block, slot_of
@@ -18,6 +19,7 @@ __all__ = [
     "SkippedResnet",
     "apply_architecture",
     "block_inputs",
+    "block_macs",
     "block_of",
     "chain_blocks",
     "check_unet",
@@ -27,6 +29,7 @@ __all__ = [
     "make_network",
     "make_shortcut",
     "module_for",
+    "network_macs",
     "own_structure",
     "require_unet",
     "set_block",

@@ -10,6 +10,7 @@ import pytest
 import nas
 from nas import LatencyTable
 from nas.errors import DeviceError
+from nas.latency import Pair, Validation
 from nas.pipelines import load_unet
 
 Run = Callable[..., object]
@@ -51,6 +52,19 @@ def test_finds_a_network_within_the_budget(evolve: Run, tiny_table: Path, tmp_pa
     assert document["removed"][0] in again.out
 
 
+def test_a_margin_is_kept_below_the_budget(evolve: Run, tiny_table: Path) -> None:
+    lut = LatencyTable.load(tiny_table)
+    network = lut.space.full.remove(lut.space.blocks[0])
+    lut.validation = Validation((Pair(str(network), 20.0, 21.0), Pair(str(network), 20.0, 25.0)))
+    lut.save(tiny_table)
+    document = evolve("--scorer", "teacher", "--margin", 1, "--json", budget_ms=35.0).document
+    assert document["safety_margin"] == pytest.approx(0.25)
+    assert document["budget_ms"] == 35.0
+    assert document["predicted_ms"] <= 28.0
+    text = evolve("--scorer", "teacher", "--margin", 1, budget_ms=35.0).out
+    assert "budget: 35.00 ms; with a safety margin of 25.0% the table had to say 28.00 ms" in text
+
+
 def test_clip_score_and_training(evolve: Run) -> None:
     options = ("--final-steps", 1, "--max-training-prompts", 2, "--json")
     document = evolve(*options, budget_ms=32.0).document
@@ -71,6 +85,7 @@ def test_clip_score_and_training(evolve: Run) -> None:
         (("--batch-size", "1"), "batch_size"),
         (("--height", "16"), "height"),
         (("--precision", "bf16"), "precision"),
+        (("--margin", "0.9"), "no validation"),
     ],
 )
 def test_what_cannot_be_done_is_one_sentence(evolve: Run, more: tuple, word: str) -> None:

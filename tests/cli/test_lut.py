@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,70 @@ def test_show_prints_every_row(nas_command: Run, table: Path) -> None:
     assert document["rows"].keys() == lut.rows.keys()
     assert document["base_ms"] == lut.base_ms
     assert document["validation"] is None
+
+
+def test_show_says_where_the_time_goes(nas_command: Run, table: Path, tmp_path: Path) -> None:
+    lut, picture = LatencyTable.load(table), tmp_path / "new" / "bars.png"
+    document = nas_command("lut", "show", table, "--json", "--plot", picture).document
+    parts = document["breakdown"]
+    assert sum(part["latency_ms"] for part in parts) == pytest.approx(document["full_ms"])
+    assert sum(part["parameters"] for part in parts) == lut.space.parameters
+    assert {part["kind"] for part in parts} == {"attention", "resnet", "base"}
+    assert document["plot"] == str(picture)
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    text = nas_command("lut", "show", table).out
+    lines = [line.split() for line in text.splitlines()]
+    assert lines[0] == ["where", "the", "time", "goes", "blocks", "ms", "share", "params", "M", "GMACs"]
+    (whole,) = [line for line in lines if line[:3] == ["the", "full", "network"] and "%" in line[5]]
+    assert whole[3:6] == [str(len(lut.space.blocks)), f"{document['full_ms']:.3f}", "100.0%"]
+    assert f"{lut.space.parameters / 1e6:.2f}" in whole
+
+
+def test_diff_compares_two_tables(nas_command: Run, table: Path, small_space: Path, tmp_path: Path) -> None:
+    lut, other = LatencyTable.load(table), tmp_path / "other.yaml"
+    rows = {
+        name: replace(row, median_ms=row.median_ms * (3 if name.startswith("attention") else 1))
+        for name, row in lut.rows.items()
+    }
+    replace(lut, rows=rows, full=None, provenance={**lut.provenance, "threads": 8}).save(other)
+    replace(lut, full=None).save(table)
+    document = nas_command("lut", "diff", table, other, "--json").document
+    assert document["full"]["ratio"] == pytest.approx(document["full"]["b_ms"] / document["full"]["a_ms"])
+    assert document["base"]["ratio"] == 1
+    assert document["conditions"] == {"threads": {"a": lut.provenance["threads"], "b": 8}}
+    assert {row["signature"]: row["ratio"] for row in document["rows"]} == pytest.approx(
+        {name: 3.0 if name.startswith("attention") else 1.0 for name in rows}
+    )
+    assert set(document["dearer_on_b"]) == {name for name in rows if name.startswith("attention")}
+    text = nas_command("lut", "diff", table, other).out
+    assert all(name in text for name in rows)
+    assert f"{document['full']['ratio']:.2f} times as long on B" in text
+    same = nas_command("lut", "diff", table, table).out
+    assert "same conditions" in same
+    assert "No block is relatively dearer" in same
+
+
+def test_diff_of_two_spaces_is_one_sentence(
+    nas_command: Run, small_space: Path, tiny_table: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "small.yaml"
+    nas_command("lut", "build", "--space", small_space, "--threads", 1, "--out", other)
+    outcome = nas_command("lut", "diff", tiny_table, other)
+    assert (outcome.status, outcome.err.count("\n")) == (1, 1)
+    assert "different search spaces" in outcome.err
+
+
+@pytest.mark.parametrize("canary_ms", [1e-3, 1e3])
+def test_validate_says_that_the_machine_no_longer_agrees(nas_command: Run, table: Path, canary_ms: float) -> None:
+    # As if the table had been measured on a machine that is out of all proportion faster, or slower.
+    data = yaml.safe_load(table.read_text())
+    data["provenance"]["canary_ms"] = canary_ms
+    table.write_text(yaml.safe_dump(data))
+    outcome = nas_command("lut", "validate", table, "--networks", 2, "--json")
+    assert outcome.status == 0
+    assert outcome.document["agrees"] is False
+    assert (outcome.document["drift"] > 0) == (canary_ms < 1)
+    assert "does not agree with the table" in outcome.document["verdict"]
 
 
 def test_validate_prints_fractions_and_keeps_them_in_the_table(nas_command: Run, table: Path) -> None:

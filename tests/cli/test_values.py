@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nas.cli._values import Budget, budget, count, milliseconds, natural, number
+from nas.cli._values import Budget, budget, count, milliseconds, natural, number, quantile
 
 
 @pytest.mark.parametrize(
@@ -37,6 +37,7 @@ def test_a_bad_budget_is_refused(text: str) -> None:
         (milliseconds, {"1.5": 1.5, "2ms": 2.0}, ["0", "-1", "x", "nan"]),
         (count, {"1": 1, "20": 20}, ["0", "-1", "1.5", "", "²"]),
         (natural, {"0": 0, "7": 7}, ["-1", "x", ""]),
+        (quantile, {"0.9": 0.9, "1": 1.0}, ["0", "1.1", "-0.5", "nan", "x", ""]),
         (number, {"0": 0.0, "7.5": 7.5}, ["-1", "x", "inf", ""]),
     ],
 )

@@ -16,6 +16,8 @@ from nas.latency import Pair, Row, Validation, _storage
 
 SharedData = Callable[[str], Path]
 
+TFNAS = Path(__file__).parents[3] / "shared/data/latency_tfnas/latency_cpu.json"
+
 
 @pytest.fixture
 def table(fake_table: LatencyTable) -> LatencyTable:
@@ -93,6 +95,13 @@ def edit(change: Callable[[dict[str, Any]], Any]) -> Callable[[str], str]:
     return edited
 
 
+def dear_shortcuts(data: dict[str, Any]) -> None:
+    """Without the full network's own time, the sum of the rows has to be above the base."""
+    data["full"] = None
+    for row in data["rows"]:
+        row["median_ms"] = 100.0 if row["signature"].startswith("shortcut") else 0.1
+
+
 CORRUPTIONS = {
     "not YAML": (lambda text: "{" + text, "not readable YAML"),
     "cut off": (lambda text: text[: len(text) // 3], "readable YAML|lacks"),
@@ -118,6 +127,19 @@ CORRUPTIONS = {
         edit(lambda d: d["networks"][0].update(architecture="mid.resnet=1")),
         "not of the search space",
     ),
+    "infinite row": (edit(lambda d: d["rows"][3].update(median_ms=float("inf"))), r"rows\[3\].*median_ms is inf"),
+    "endless row": (edit(lambda d: d["rows"][3].update(median_ms=10**400)), r"rows\[3\].*not a number"),
+    "negative spread": (edit(lambda d: d["rows"][3].update(spread_ms=-0.1)), r"rows\[3\].*spread_ms is -0.1"),
+    "NaN drift": (edit(lambda d: d["rows"][3].update(drift=float("nan"))), r"rows\[3\].*drift is nan"),
+    "half a run": (edit(lambda d: d["rows"][3].update(count=2.5)), r"rows\[3\].*count is 2.5"),
+    "negative base": (edit(lambda d: d["base"].update(median_ms=-1.0)), "base.median_ms is -1.0"),
+    "a base above the whole": (
+        edit(lambda d: d["base"].update(median_ms=1e6)),
+        "base is 1000000.0 ms, above the whole",
+    ),
+    "shortcuts above their blocks": (edit(lambda d: dear_shortcuts(d)), "above the whole network"),
+    "unknown base field": (edit(lambda d: d["base"].update(mean_ms=1.0)), "base has the unknown field 'mean_ms'"),
+    "unknown workload field": (edit(lambda d: d["workload"].update(steps=8)), "workload has the unknown field 'steps'"),
     "infinite base": (edit(lambda d: d["base"].update(median_ms=float("inf"))), "base.median_ms is inf"),
     "text row": (edit(lambda d: d["rows"][3].update(median_ms="fast")), r"rows\[3\]"),
     "true row": (edit(lambda d: d["rows"][3].update(median_ms=True)), r"rows\[3\]"),
@@ -127,6 +149,7 @@ CORRUPTIONS = {
     "list precision": (edit(lambda d: d["workload"].update(precision=[])), "workload"),
     "other precision": (edit(lambda d: d["workload"].update(precision="int4")), "workload.precision"),
     "no provenance": (edit(lambda d: d.update(provenance=None)), "provenance"),
+    "NaN provenance": (edit(lambda d: d["provenance"].update(canary_ms=float("nan"))), "provenance.canary_ms is nan"),
     "nested provenance": (edit(lambda d: d["provenance"].update(os={"a": 1})), "provenance.os"),
     "other device": (edit(lambda d: d.update(device="torch-cuda")), "provenance.device"),
     "other space": (edit(lambda d: d["space"]["blocks"][0].update(out_channels=999)), "rows lacks"),
@@ -140,6 +163,7 @@ CORRUPTIONS = {
     "foreign pair": (edit(lambda d: d["validation"]["pairs"][1].update(architecture="mid.resnet=1")), "architecture"),
     "text drift": (edit(lambda d: d["validation"]["pairs"][1].update(drift="little")), r"validation.pairs\[1\]"),
     "flattering figures": (edit(lambda d: d["validation"].update(mean_error=0.001)), "validation.mean_error"),
+    "NaN figures": (edit(lambda d: d["validation"].update(mean_error=float("nan"))), "validation.mean_error is nan"),
     "text figures": (edit(lambda d: d["validation"].update(mean_error="good")), "validation.mean_error"),
 }
 
@@ -152,6 +176,18 @@ def test_damage_is_reported_with_file_and_field(saved: Path, name: str) -> None:
         LatencyTable.load(saved)
     assert str(saved) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.skipif(not TFNAS.exists(), reason="the published table of TF-NAS lies outside of this project")
+def test_a_published_table_with_negative_times_is_not_read(saved: Path) -> None:
+    widths = json.loads(TFNAS.read_text())["MBInvertedResBlock_112_16_0_24_k3_s2_relu"]
+    for width, legal in (("1", False), ("24", True)):
+        saved.write_text(edit(lambda d, ms=widths[width]: d["rows"][3].update(median_ms=ms))(saved.read_text()))
+        if legal:
+            assert LatencyTable.load(saved)
+            continue
+        with pytest.raises(TableError, match=r"rows\[3\].*median_ms is -0\.504"):
+            LatencyTable.load(saved)
 
 
 def test_binary_is_not_a_table(tmp_path: Path) -> None:

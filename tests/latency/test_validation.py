@@ -28,6 +28,25 @@ def test_the_figures_of_a_small_case() -> None:
     assert (validation.within_5, validation.within_10) == (0.5, 0.75)
 
 
+def test_underprediction_is_the_quantile_of_how_much_slower_networks_were() -> None:
+    slower = [-0.02, 0.0, 0.01, 0.04, 0.1]
+    validation = Validation(tuple(Pair(TEXT, 100.0, 100 * (1 + part)) for part in slower))
+    assert validation.underprediction(0.5) == pytest.approx(0.01)
+    assert validation.underprediction(0.75) == pytest.approx(0.04)
+    assert validation.underprediction(1.0) == pytest.approx(0.1)
+    # A table that predicts too much needs no margin, and gives no licence to go over the budget either.
+    assert validation.underprediction(0.1) == 0
+    for quantile in (0.5, 0.75, 1.0):
+        within = [pair.measured_ms <= 100 * (1 + validation.underprediction(quantile)) for pair in validation.pairs]
+        assert sum(within) / len(within) >= quantile
+
+
+@pytest.mark.parametrize("quantile", [0, -0.1, 1.01, math.nan, "0.9", None, True])
+def test_a_quantile_is_a_share(quantile: object) -> None:
+    with pytest.raises(TableError, match="quantile"):
+        Validation((Pair(TEXT, 1.0, 1.0),)).underprediction(quantile)
+
+
 def test_rank_correlation_is_that_of_scipy() -> None:
     rng = random.Random(0)
     pairs = [Pair(TEXT, rng.randint(1, 9), rng.randint(1, 9)) for _ in range(30)]

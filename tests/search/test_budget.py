@@ -10,8 +10,10 @@ import torch
 from fakes import AdditiveTable
 
 from nas import SearchSpace, Supernet
-from nas.errors import ArchitectureError, BudgetError, TableError
+from nas.errors import ArchitectureError, BudgetError, SearchError, TableError
+from nas.latency import Pair, Validation
 from nas.search import profile
+from nas.search._budget import safety_margin
 
 
 @pytest.mark.parametrize("budget_ms", [0, -1.0, float("nan"), float("inf"), "12", None, True, [3.0]])
@@ -24,6 +26,34 @@ def test_a_budget_below_the_smallest_network(small_space: SearchSpace, even_tabl
     with pytest.raises(BudgetError, match=r"the budget of 19\.99 ms is below the smallest network, which takes 20\."):
         profile(small_space, even_table).for_budget(19.99)
     assert profile(small_space, even_table).for_budget(20.0).smallest_ms == 20.0
+
+
+def test_a_safety_margin_lowers_what_the_search_aims_at(small_space: SearchSpace, even_table: AdditiveTable) -> None:
+    outlook = profile(small_space, even_table)
+    assert outlook.for_budget(25.0, safety_margin=0.25).budget_ms == 20.0
+    with pytest.raises(
+        BudgetError, match=r"the budget of 19\.20 ms, 24\.00 ms less a safety margin of 25\.0%, is below the smallest"
+    ):
+        outlook.for_budget(24.0, safety_margin=0.25)
+    with pytest.raises(BudgetError, match="a positive number"):
+        outlook.for_budget("24", safety_margin=0.25)
+
+
+class Validated(AdditiveTable):
+    """Of five networks one was 25 % slower than predicted."""
+
+    validation = Validation(tuple(Pair("mid.resnet=1,1", 4.0, ms) for ms in (3.0, 4.0, 4.0, 4.0, 5.0)))
+
+
+def test_the_margin_is_a_quantile_of_the_tables_errors(small_space: SearchSpace, even_table: AdditiveTable) -> None:
+    table = Validated(small_space, even_table.cost_ms)
+    assert safety_margin(table, 1.0) == pytest.approx(0.25)
+    assert safety_margin(table, 0.5) == 0
+    with pytest.raises(TableError, match="no validation; measure it with"):
+        safety_margin(even_table, 0.9)
+    for wrong in (0, 1.5, "0.9", True, float("nan")):
+        with pytest.raises(SearchError, match="margin is"):
+            safety_margin(table, wrong)
 
 
 def test_a_budget_above_the_full_network_needs_something_to_add(

@@ -14,6 +14,7 @@ from fakes import AdditiveScorer, AdditiveTable, QuickSupernet, best_by_brute_fo
 
 from nas import Evolution, SearchSpace, Supernet
 from nas.errors import SearchError, StorageError, TableError
+from nas.latency import Pair, Validation
 from nas.search import Greedy
 
 
@@ -26,6 +27,30 @@ def test_with_equal_costs_the_result_is_the_best_of_all(
     assert len(result.steps) == 6
     lost = scorer.mean(small_space.full) - scorer.mean(result.architecture)
     assert result.full_score.mean - result.score.mean == pytest.approx(lost)
+
+
+def test_a_margin_leaves_room_for_the_tables_error(
+    evolve: Callable[..., Evolution], even_table: AdditiveTable, small_space: SearchSpace, tmp_path: Path
+) -> None:
+    class Validated(AdditiveTable):
+        # One network of five took 12.5 % longer than predicted.
+        validation = Validation(tuple(Pair("mid.resnet=1,1", 8.0, ms) for ms in (7.0, 8.0, 8.0, 8.0, 9.0)))
+
+    table = Validated(small_space, even_table.cost_ms, even_table.base_ms)
+    said: list[str] = []
+    careful = evolve(lut=table, budget_ms=27.0, margin=1.0, group_size=1, report=said.append)
+    assert (careful.predicted_ms, careful.budget_ms) == (24.0, 27.0)
+    assert careful.safety_margin == pytest.approx(0.125)
+    assert any("safety margin 12.5%" in line and "24.00 ms" in line for line in said)
+    assert "budget 27.00 ms" in said[-1]
+    again = evolve(lut=table, budget_ms=27.0, margin=1.0, group_size=1)
+    assert again.architecture == careful.architecture
+    careful.save(tmp_path / "saved")
+    assert Evolution.load(tmp_path / "saved").safety_margin == careful.safety_margin
+    trusting = evolve(lut=table, budget_ms=27.0, group_size=1, workdir=tmp_path / "trusting")
+    assert (trusting.predicted_ms, trusting.safety_margin) == (27.0, 0.0)
+    with pytest.raises(TableError, match="no validation"):
+        evolve(lut=even_table, budget_ms=27.0, margin=0.9, workdir=tmp_path / "unvalidated")
 
 
 @pytest.mark.parametrize("group_size", [1, 3, 0.3, 1.0])
