@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from nas.cli._options import add_command, add_seed, add_workload
 from nas.cli._report import Report, columns
 from nas.cli._values import count
+from nas.latency.devices import device_names
 
 if TYPE_CHECKING:
     from nas.latency import LatencyTable, Validation
@@ -34,7 +35,7 @@ def add_to(commands: Any) -> None:
 def _add_build(actions: Any) -> None:
     build = add_command(actions, "build", _build, "Measure every kind of block of a search space on this machine.")
     build.add_argument("--space", required=True, help="sd15, sd21, sdxl, emoji, or a search space's YAML file")
-    build.add_argument("--device", default="torch-cpu", help="torch-cpu, torch-cuda, torch-mps (default: torch-cpu)")
+    build.add_argument("--device", default="torch-cpu", help=f"{', '.join(device_names())} (default: torch-cpu)")
     add_workload(build)
     build.add_argument("--threads", type=count, metavar="N", help="CPU threads (default: torch's own choice)")
     build.add_argument("--out", required=True, type=Path, metavar="FILE", help="the YAML file to write")
@@ -100,9 +101,7 @@ def _text(lut: LatencyTable) -> str:
         (signature, f"{row.median_ms:.3f}", f"{row.spread_ms:.3f}", row.count) for signature, row in lut.rows.items()
     ]
     wholes = {"base: the network with every block skipped": lut.base, "the full network": lut.full}
-    rows += [
-        (name, f"{row.median_ms:.3f}", f"{row.spread_ms:.3f}", row.count) for name, row in wholes.items() if row
-    ]
+    rows += [(name, f"{row.median_ms:.3f}", f"{row.spread_ms:.3f}", row.count) for name, row in wholes.items() if row]
     parts = [
         f"{lut.space.name}, {lut.workload.describe()}",
         columns(((name, value) for name, value in lut.provenance.items())),
