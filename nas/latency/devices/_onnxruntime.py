@@ -80,7 +80,7 @@ class OnnxRuntimeDevice:
                 "around each operator; measure with precision='fp32'"
             )
         exported = export(module, args, kwargs, precision=precision, name=self.name)
-        with explained(self.name, precision), tempfile.TemporaryDirectory(prefix="nas-onnx-") as folder:
+        with explained(self.name, precision), _temporary_folder() as folder:
             path = self._written(exported, Path(folder))
             sessions = [self._session(path) for _ in range(instances)]
             return OnnxRuntimeRunnable(self._runtime, sessions, exported)
@@ -89,8 +89,9 @@ class OnnxRuntimeDevice:
         path = folder / "module.onnx"
         with quiet():
             program = torch.onnx.export(exported.program, (), dynamo=True, verbose=False, optimize=True)
-        # Weights in a file of their own: protobuf's messages end at 2 GB.
-        program.save(path, external_data=True)
+        # Weights go to a file of their own where they are too large for a protobuf message (2 GB). Smaller ones do not:
+        # that file would be mapped into memory, and sessions would share its pages.
+        program.save(path)
         self._opset = str(program.model.opset_imports.get("", "unknown"))
         return path
 
@@ -103,6 +104,11 @@ class OnnxRuntimeDevice:
         options.add_session_config_entry("session.force_spinning_stop", "1")
         options.log_severity_level = 3  # errors only
         return self._runtime.InferenceSession(str(path), options, providers=_PROVIDERS)
+
+
+def _temporary_folder() -> tempfile.TemporaryDirectory[str]:
+    # Windows does not remove files that are still mapped into memory.
+    return tempfile.TemporaryDirectory(prefix="nas-onnx-", ignore_cleanup_errors=True)
 
 
 class OnnxRuntimeRunnable:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 _HINTS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
+_DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 _ASKED_BACK = ("NUM_STREAMS", "INFERENCE_NUM_THREADS", "ENABLE_CPU_PINNING", "ENABLE_HYPER_THREADING")
 
 
@@ -50,7 +51,7 @@ class OpenVinoDevice:
             raise DeviceError(f"{self.name} needs {error.name}; pip install 'nas[openvino]'") from error
         self._openvino, self._core = openvino, openvino.Core()
         # A model read from files would otherwise be mapped into memory, and instances would share its pages.
-        self._core.set_property("CPU", {"ENABLE_MMAP": False})
+        self._core.set_property({"ENABLE_MMAP": False})
         self.threads = require_threads(threads) or torch.get_num_threads()
         self._compiled: dict[str, str] = {}
         self._executed: set[str] = set()
@@ -95,8 +96,8 @@ class OpenVinoDevice:
         with quiet():
             model = self._openvino.convert_model(exported.program)
         # Inputs come out with dynamic shapes, for which the plugin would plan anew.
-        shapes = {port: list(tensor.shape) for port, tensor in zip(model.inputs, exported.tensors, strict=True)}
-        model.reshape(shapes)
+        sizes = [self._openvino.PartialShape(list(tensor.shape)) for tensor in exported.tensors]
+        model.reshape(dict(zip(model.inputs, sizes, strict=True)))
         return model
 
     def _copies(self, model: Any, instances: int) -> Iterator[Any]:
@@ -119,8 +120,8 @@ class OpenVinoDevice:
         return self._core.compile_model(model, "CPU", properties)
 
     def _note(self, compiled: Any, precision: str) -> None:
-        asked, got = _HINTS[precision], compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
-        if got != asked and got != getattr(self._openvino.Type, asked).to_string():
+        asked, got = _HINTS[precision], compiled.get_property("INFERENCE_PRECISION_HINT")
+        if got != getattr(self._openvino.Type, asked):
             raise DeviceError(f"{self.name} was asked for {asked} and compiled for {got}")
         self._compiled = {name.lower(): str(compiled.get_property(name)) for name in _ASKED_BACK}
         self._compiled["inference_precision_hint"] = asked
@@ -161,8 +162,7 @@ class OpenVinoRunnable:
         request = self._requests[0]
         request.infer(share_outputs=True)
         found = request.get_output_tensor(0)
-        kinds = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
-        dtype = kinds[found.element_type.to_string().replace("float", "f").replace("bf", "bf")]
+        dtype = _DTYPES[found.element_type.get_type_name()]
         return torch.frombuffer(bytearray(found.data.tobytes()), dtype=dtype).reshape(tuple(found.shape)).float()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -153,8 +154,13 @@ def _compiled(modules: list[nn.Module], args: list[Any], kwargs: dict[str, Any])
     run.__code__ = run.__code__.replace()
     compiled = torch.compile(run, fullgraph=True, dynamic=False)
     calls = [partial(compiled, module, *args, **kwargs) for module in modules]
-    for call in calls:
-        call()
+    with warnings.catch_warnings():
+        # The compiler imports parts of torch that torch has deprecated itself.
+        warnings.filterwarnings(
+            "ignore", message=".torch.jit.script_method. is deprecated", category=DeprecationWarning
+        )
+        for call in calls:
+            call()
     return calls
 
 
