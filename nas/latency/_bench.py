@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 from nas._progress import track
 from nas.errors import DeviceError
+from nas.latency._kept import Kept
 from nas.latency._neighbours import Neighbours, warn_if_disturbed
 from nas.latency._row import Row
 from nas.latency._timing import Canary, Sample, Timing, is_settled, row_of, visit
@@ -32,7 +34,9 @@ class Bench:
         self.canary_ms, self.other_work_cores = canary_ms or 0.0, 0.0
 
     def measure_all(self, loaders: Mapping[str, Callable[[], Runnable]], *, description: str) -> dict[str, Row]:
-        """Measure each; one at a time is loaded, and forgotten before the next. Warns if other programs were busy.
+        """Measure each; one at a time is loaded, and forgotten before the next unless loading is slow on the device.
+
+        Warns if other programs were busy.
 
         Args:
             loaders: by name, what makes it ready to run.
@@ -41,7 +45,8 @@ class Bench:
         Raises:
             DeviceError: the device cannot run one; the message has its name.
         """
-        neighbours = Neighbours()
+        neighbours, kept = Neighbours(), Kept(self.device.keep_mb)
+        loaders = {name: partial(kept.get, name, load) for name, load in loaders.items()}
         samples: dict[str, list[Sample]] = {name: [] for name in loaders}
         names = list(loaders)
         turns = [names if number % 2 == 0 else names[::-1] for number in range(self.timing.passes or 1)]

@@ -94,7 +94,7 @@ class LatencyTable:
 
         Args:
             space: whose blocks to measure.
-            device: "torch-cpu", "torch-cuda", "torch-mps", or a device of your own.
+            device: one of `nas.latency.devices.device_names()`, or a device of your own.
             batch_size: samples a forward pass; 2 is one picture under classifier-free guidance.
             height: rows of the latent; the space's own when None.
             width: columns of the latent; the space's own when None.

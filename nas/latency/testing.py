@@ -39,6 +39,7 @@ class FakeDevice:
     home = "cpu"
     working_set_mb = 0.0
     min_instances = 1
+    keep_mb = 0.0
 
     def __init__(
         self,
@@ -72,20 +73,28 @@ class FakeDevice:
         if precision not in PRECISIONS:
             raise DeviceError(f"precision is {precision!r}; choose one of {', '.join(PRECISIONS)}")
         self.loaded.append(instances)
-        return FakeRunnable(self, self.cost_ms(module))
+        return FakeRunnable(self, self.cost_ms(module), lambda: module(*args, **kwargs))
 
 
 class FakeRunnable:
     """Moves the fake device's clock."""
 
-    def __init__(self, device: FakeDevice, cost_ms: float) -> None:
-        self._device, self._cost_ms = device, cost_ms
+    weight_mb = 0.0
+
+    def __init__(self, device: FakeDevice, cost_ms: float, call: Callable[[], Any]) -> None:
+        self._device, self._cost_ms, self._call = device, cost_ms, call
 
     def run_ms(self) -> float:
         """The module's cost at the machine's present speed."""
         time_ms = self._cost_ms * self._device.speed(self._device.clock_ms)
         self._device.clock_ms += time_ms
         return time_ms
+
+    def output(self) -> torch.Tensor:
+        """As torch computes it; only here the module is run."""
+        with torch.inference_mode():
+            output = self._call()
+        return (output if isinstance(output, torch.Tensor) else output[0]).float()
 
 
 def check_provenance(device: Device) -> None:
@@ -123,7 +132,25 @@ def check_inputs(device: Device) -> None:
             return self.linear(x + more["y"]) * scale
 
     kwargs = {"more": {"y": torch.ones(2, 4)}, "scale": 2.0, "no": None}
-    assert device.load(Picky(), (torch.ones(2, 4),), kwargs, precision="fp32").run_ms() > 0
+    module = Picky()
+    runnable = device.load(module, (torch.ones(2, 4),), kwargs, precision="fp32")
+    assert runnable.run_ms() > 0
+    with torch.no_grad():
+        torch.testing.assert_close(runnable.output(), module.linear(torch.full((2, 4), 2.0)) * 2, rtol=1e-4, atol=1e-4)
+
+
+def check_output(device: Device) -> None:
+    """The runtime computes what torch does, before and after it was timed, by whatever instance."""
+    module, args, kwargs = _example()
+    with torch.no_grad():
+        expected = module(*args, **kwargs)
+    runnable = device.load(module, args, kwargs, precision="fp32", instances=2)
+    for _ in range(2):
+        output = runnable.output()
+        assert output.device.type == "cpu"
+        torch.testing.assert_close(output, expected, rtol=1e-3, atol=1e-4)
+        runnable.run_ms()
+    assert runnable.weight_mb >= 0
 
 
 def check_module_untouched(device: Device) -> None:
@@ -131,8 +158,8 @@ def check_module_untouched(device: Device) -> None:
     module, args, kwargs = _example()
     module.train()
     before = [(parameter, parameter.detach().clone()) for parameter in module.parameters()]
-    for precision in ("fp32", "bf16"):
-        device.load(module, args, kwargs, precision=precision).run_ms()
+    for precision in PRECISIONS:
+        _run_or_refuse(device, (module, args, kwargs), precision)
     assert all(part.training for part in module.modules())
     for (old, value), new in zip(before, module.parameters(), strict=True):
         assert new is old
@@ -152,15 +179,27 @@ def check_unknown_precision(device: Device) -> None:
     assert "fp7" in message
 
 
+def _run_or_refuse(device: Device, example: tuple[nn.Module, Any, Any], precision: str) -> None:
+    module, args, kwargs = example
+    refusal = None
+    try:
+        device.load(module, args, kwargs, precision=precision).run_ms()
+    except DeviceError as error:
+        refusal = str(error)
+    assert refusal is None or precision != "fp32", "fp32 was refused"
+    assert refusal is None or precision in refusal, f"{precision} was refused without naming it"
+
+
 DEVICE_CHECKS: tuple[Callable[[Device], None], ...] = (
     check_provenance,
     check_times,
     check_instances,
     check_inputs,
+    check_output,
     check_module_untouched,
     check_unknown_precision,
 )
 
 
 def _example() -> tuple[nn.Module, tuple[torch.Tensor, ...], dict[str, Any]]:
-    return nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.SiLU()), (torch.zeros(2, 4, 8, 8),), {}
+    return nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.SiLU()), (torch.randn(2, 4, 8, 8),), {}

@@ -6,14 +6,25 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
 
 class Runnable(Protocol):
-    """A module with its inputs, ready on a device."""
+    """A module with its inputs, ready on a device.
+
+    Attributes:
+        weight_mb: weights of all instances together.
+    """
+
+    weight_mb: float
 
     def run_ms(self) -> float:
         """Execute once and wait for the end; the time of one execution in ms."""
+        ...
+
+    def output(self) -> torch.Tensor:
+        """What the runtime computes: the first tensor that the module gives, on torch's CPU device, in float32."""
         ...
 
 
@@ -27,12 +38,15 @@ class Device(Protocol):
             because the other blocks ran since it ran last; timed alone in a loop it would find them in cache. So a
             block smaller than this is timed as several instances with weights of their own, run in turn.
         min_instances: instances to ask for even of large blocks (queues that run ahead need a few to fill).
+        keep_mb: weights of loaded modules that may be kept between passes, where loading (exporting, compiling) is
+            slow; 0 where it is not.
     """
 
     name: str
     home: str
     working_set_mb: float
     min_instances: int
+    keep_mb: float
 
     def provenance(self) -> dict[str, str | int | float]:
         """All that decides the speed, as plain scalars: "device" (the name), "hardware", "os", versions, threads."""

@@ -8,6 +8,8 @@ import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from nas.errors import DeviceError
+
 
 def machine() -> dict[str, str | int]:
     """CPU, cores, operating system and Python."""
@@ -22,6 +24,17 @@ def machine() -> dict[str, str | int]:
 def versions(*packages: str) -> dict[str, str]:
     """Versions of installed packages by name; "unknown" for what runs from a folder without metadata."""
     return {package: _version(package) for package in packages}
+
+
+def require_threads(threads: object) -> int | None:
+    """A number of threads as it is, None included.
+
+    Raises:
+        DeviceError: it is no whole number of at least 1.
+    """
+    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
+        raise DeviceError(f"threads is {threads!r}; it must be a whole number of at least 1")
+    return threads
 
 
 def cpu_model() -> str:

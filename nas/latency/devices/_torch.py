@@ -1,47 +1,63 @@
-"""Eager torch on CPU, CUDA or MPS."""
+"""Torch on CPU, CUDA or MPS: eager, compiled, or replayed as a CUDA graph."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import cycle
 from time import perf_counter_ns
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import nn
 
 from nas.errors import DeviceError
-from nas.latency.devices._machine import machine, versions
+from nas.latency.devices._machine import machine, require_threads, versions
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 # Several times the last-level cache of common machines: 8 to 32 MB on CPUs, 40 to 60 MB on large GPUs.
 _WORKING_SET_MB = {"cpu": 64.0, "cuda": 256.0, "mps": 128.0}
 # A GPU's queue is filled while it works; a block launched alone would be timed with the launch that a network hides.
 _MIN_INSTANCES = {"cpu": 1, "cuda": 4, "mps": 4}
+_MODES = ("eager", "compiled", "graph")
+# Compiling takes seconds, so what was compiled is kept between passes.
+_KEEP_MB = {"eager": 0.0, "compiled": 512.0, "graph": 0.0}
+# Executions before a capture, as torch's notes on CUDA graphs advise.
+_WARM_UPS = 3
+
+
+# Executes one instance on its inputs.
+Call: TypeAlias = Callable[[], Any]
 
 
 class TorchDevice:
-    """Eager torch, in `torch.inference_mode`, without autocast, modules in eval mode.
+    """Torch, in `torch.inference_mode`, without autocast, modules in eval mode.
+
+    Compiled modules (`torch.compile`, one graph, shapes fixed) are compiled when they are loaded, so that no execution
+    that is timed compiles. A CUDA graph is captured then, and executions replay it: no launch costs are left
+    (https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs). On CUDA neither has been run by the authors.
 
     Args:
         kind: "cpu", "cuda" or "mps".
+        mode: "eager", "compiled", or "graph" (CUDA alone).
         threads: torch's intra-op threads during each execution; as set already when None.
 
     Raises:
         DeviceError: torch finds no such device here.
     """
 
-    def __init__(self, kind: str, *, threads: int | None = None) -> None:
-        _require_available(kind)
-        if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
-            raise DeviceError(f"threads is {threads!r}; it must be a whole number of at least 1")
-        self.name = f"torch-{kind}"
+    def __init__(self, kind: str, *, mode: str = "eager", threads: int | None = None) -> None:
+        _require_available(kind, mode)
+        self.name = f"torch-{kind}" if mode == "eager" else f"torch-{kind}-{mode}"
+        self.mode = mode
         self.home = kind
-        self.threads = threads or torch.get_num_threads()
+        self.threads = require_threads(threads) or torch.get_num_threads()
         self.working_set_mb = _WORKING_SET_MB[kind]
         self.min_instances = _MIN_INSTANCES[kind]
+        self.keep_mb = _KEEP_MB[mode]
 
     def provenance(self) -> dict[str, str | int | float]:
         """Machine, accelerator, versions and threads."""
@@ -50,7 +66,7 @@ class TorchDevice:
             found |= {"cpu": found["hardware"], "hardware": torch.cuda.get_device_name()}
             found |= {"cuda": str(torch.version.cuda), "cudnn": str(torch.backends.cudnn.version())}
             found |= {"tf32": torch.backends.cuda.matmul.allow_tf32}
-        return {**found, "threads": self.threads, "mode": "eager", **versions("torch", "diffusers")}
+        return {**found, "threads": self.threads, "mode": self.mode, **versions("torch", "diffusers")}
 
     def load(
         self,
@@ -66,33 +82,34 @@ class TorchDevice:
             raise DeviceError(f"precision is {precision!r}; choose one of {', '.join(DTYPES)}")
         dtype, home = DTYPES[precision], torch.device(self.home)
         with _explained(self.name, precision):
-            first = _placed(module, home, dtype)
+            first = placed(module, home, dtype)
             modules = [first, *(copy.deepcopy(first) for _ in range(instances - 1))]
-            inputs = [_moved(value, home, dtype) for value in args]
-            named = {name: _moved(value, home, dtype) for name, value in kwargs.items()}
+            inputs = [moved(value, home, dtype) for value in args]
+            named = {name: moved(value, home, dtype) for name, value in kwargs.items()}
+            with torch.inference_mode(), _threads(self.threads):
+                calls = _PREPARE[self.mode](modules, inputs, named)
         runnable = _CpuRunnable if self.home == "cpu" else _QueueRunnable
-        return runnable(modules, inputs, named, self, precision)
+        return runnable(calls, _weight_mb(modules), self, precision)
 
 
 class _TorchRunnable:
-    """Instances of a module that are run in turn."""
+    """Instances of a module that are run in turn; each call executes one."""
 
-    def __init__(
-        self,
-        modules: list[nn.Module],
-        args: list[Any],
-        kwargs: dict[str, Any],
-        device: TorchDevice,
-        precision: str,
-    ) -> None:
-        self.modules, self.args, self.kwargs = modules, args, kwargs
+    def __init__(self, calls: list[Call], weight_mb: float, device: TorchDevice, precision: str) -> None:
+        self.calls, self.weight_mb = calls, weight_mb
         self.device, self.precision = device, precision
-        self._turns = cycle(modules)
+        self._turns = cycle(calls)
 
     def run_ms(self) -> float:
         """One timed execution, under the device's conditions, which end with it."""
         with torch.inference_mode(), _threads(self.device.threads), _explained(self.device.name, self.precision):
             return self._timed_ms()
+
+    def output(self) -> torch.Tensor:
+        """See `Runnable.output`."""
+        with torch.inference_mode(), _threads(self.device.threads), _explained(self.device.name, self.precision):
+            output = self.calls[0]()
+            return (output if isinstance(output, torch.Tensor) else output[0]).to("cpu", torch.float32, copy=True)
 
     def _timed_ms(self) -> float:
         raise NotImplementedError
@@ -102,9 +119,9 @@ class _CpuRunnable(_TorchRunnable):
     """The next instance, by the wall clock."""
 
     def _timed_ms(self) -> float:
-        module, args, kwargs = next(self._turns), self.args, self.kwargs
+        call = next(self._turns)
         start = perf_counter_ns()
-        module(*args, **kwargs)
+        call()
         return (perf_counter_ns() - start) / 1e6
 
 
@@ -117,14 +134,70 @@ class _QueueRunnable(_TorchRunnable):
         start, end = events.Event(enable_timing=True), events.Event(enable_timing=True)
         synchronize()
         start.record()
-        for module in self.modules:
-            module(*self.args, **self.kwargs)
+        for call in self.calls:
+            call()
         end.record()
         synchronize()
-        return start.elapsed_time(end) / len(self.modules)
+        return start.elapsed_time(end) / len(self.calls)
 
 
-def _require_available(kind: str) -> None:
+def _eager(modules: list[nn.Module], args: list[Any], kwargs: dict[str, Any]) -> list[Call]:
+    return [partial(module, *args, **kwargs) for module in modules]
+
+
+def _compiled(modules: list[nn.Module], args: list[Any], kwargs: dict[str, Any]) -> list[Call]:
+    def run(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        return module(*args, **kwargs)
+
+    # What was compiled is kept with a code object, whose number of versions is limited: one for each module loaded.
+    # Its instances share what was compiled, as equal blocks of a network do.
+    run.__code__ = run.__code__.replace()
+    compiled = torch.compile(run, fullgraph=True, dynamic=False)
+    calls = [partial(compiled, module, *args, **kwargs) for module in modules]
+    with warnings.catch_warnings():
+        # The compiler imports parts of torch that torch has deprecated itself.
+        warnings.filterwarnings(
+            "ignore", message=".torch.jit.script_method. is deprecated", category=DeprecationWarning
+        )
+        for call in calls:
+            call()
+    return calls
+
+
+def _graph(modules: list[nn.Module], args: list[Any], kwargs: dict[str, Any]) -> list[Call]:
+    return [_captured(call) for call in _eager(modules, args, kwargs)]
+
+
+def _captured(call: Call) -> Call:
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(_WARM_UPS):
+            call()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        output = call()
+
+    def replay() -> Any:
+        # The output's memory is the graph's, and every replay writes there.
+        graph.replay()
+        return output
+
+    return replay
+
+
+_PREPARE: dict[str, Callable[..., list[Call]]] = {"eager": _eager, "compiled": _compiled, "graph": _graph}
+
+
+def _weight_mb(modules: list[nn.Module]) -> float:
+    tensors = (tensor for module in modules for tensor in (*module.parameters(), *module.buffers()))
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors) / 2**20
+
+
+def _require_available(kind: str, mode: str) -> None:
+    if mode not in _MODES or (mode == "graph" and kind != "cuda"):
+        raise DeviceError(f"torch has no mode {mode!r} on {kind}; choose eager or compiled, or graph on cuda")
     if kind not in _WORKING_SET_MB:
         raise DeviceError(f"torch has no device {kind!r} here; choose one of {', '.join(_WORKING_SET_MB)}")
     here = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
@@ -132,7 +205,8 @@ def _require_available(kind: str) -> None:
         raise DeviceError(f"torch finds no {kind} device on this machine; measure with device='torch-cpu' instead")
 
 
-def _placed(module: nn.Module, home: torch.device, dtype: torch.dtype) -> nn.Module:
+def placed(module: nn.Module, home: torch.device, dtype: torch.dtype) -> nn.Module:
+    """The module on a device, in a precision and in eval mode: itself if it is so already, else a copy."""
     tensors = [*module.parameters(), *module.buffers()]
     if not all(t.device.type == home.type and (t.dtype == dtype or not t.is_floating_point()) for t in tensors):
         # `Module.to` works in place, on weights that a supernet may share: convert a copy.
@@ -144,11 +218,12 @@ def _placed(module: nn.Module, home: torch.device, dtype: torch.dtype) -> nn.Mod
     return module
 
 
-def _moved(value: Any, home: torch.device, dtype: torch.dtype) -> Any:
+def moved(value: Any, home: torch.device, dtype: torch.dtype) -> Any:
+    """A tensor, or the tensors in a mapping, on a device, floating ones in a precision; other values as they are."""
     if isinstance(value, torch.Tensor):
         return value.to(home, dtype) if value.is_floating_point() else value.to(home)
     if isinstance(value, Mapping):
-        return {name: _moved(item, home, dtype) for name, item in value.items()}
+        return {name: moved(item, home, dtype) for name, item in value.items()}
     return value
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -11,7 +12,13 @@ from nas.latency.devices import Device, device_names, get_device
 from nas.latency.devices._machine import cpu_model, machine, versions
 from nas.latency.testing import DEVICE_CHECKS, FakeDevice
 
-DEVICES: dict[str, Callable[[], Device]] = {"torch-cpu": lambda: get_device("torch-cpu", threads=1), "fake": FakeDevice}
+# What runs on any CPU; each with one thread, as several would wait for each other while other tests run beside.
+ON_CPU = ("torch-cpu", "torch-cpu-compiled", "onnxruntime-cpu", "openvino-cpu")
+ON_ACCELERATORS = ("torch-cuda", "torch-mps", "torch-cuda-compiled", "torch-cuda-graph")
+DEVICES: dict[str, Callable[[], Device]] = {
+    **{name: partial(get_device, name, threads=1) for name in ON_CPU},
+    "fake": FakeDevice,
+}
 
 
 @pytest.mark.parametrize("check", DEVICE_CHECKS, ids=lambda check: check.__name__)
@@ -21,7 +28,7 @@ def test_conformance(name: str, check: Callable[[Device], None]) -> None:
 
 
 @pytest.mark.parametrize("check", DEVICE_CHECKS, ids=lambda check: check.__name__)
-@pytest.mark.parametrize("name", ["torch-cuda", "torch-mps"])
+@pytest.mark.parametrize("name", ON_ACCELERATORS)
 def test_conformance_of_accelerators(name: str, check: Callable[[Device], None]) -> None:
     try:
         device = get_device(name)
@@ -96,7 +103,7 @@ def test_devices_that_are_not_here_say_so() -> None:
 def test_unknown_devices_are_refused_with_what_there_is() -> None:
     with pytest.raises(DeviceError, match="torch-cpu"):
         get_device("abacus")
-    assert set(device_names()) == {"torch-cpu", "torch-cuda", "torch-mps"}
+    assert set(device_names()) == {*ON_CPU, *ON_ACCELERATORS}
 
 
 @pytest.mark.parametrize("threads", [0, -1, 1.5, True, "2"])

@@ -1,0 +1,143 @@
+"""ONNX Runtime on the CPU."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from itertools import cycle
+from pathlib import Path
+from time import perf_counter_ns
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from nas.errors import DeviceError
+from nas.latency.devices._export import Exported, explained, export, quiet
+from nas.latency.devices._machine import machine, require_threads, versions
+from nas.workload import PRECISIONS
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_PROVIDERS = ["CPUExecutionProvider"]
+
+
+class OnnxRuntimeDevice:
+    """ONNX Runtime's CPU provider, all graph optimisations on, one operator at a time.
+
+    Modules go through `torch.export` and `torch.onnx.export`. Each instance is a session with weights of its own; the
+    inputs are bound once, and the outputs stay with the runtime.
+
+    A session's threads wait actively during a run, as in a deployed network, but not after it: else those of one
+    instance would take the cores from the next (`session.force_spinning_stop`).
+
+    Args:
+        threads: intra-op threads; as many as torch uses when None.
+
+    Raises:
+        DeviceError: ONNX Runtime or what exports to it is not installed.
+    """
+
+    name = "onnxruntime-cpu"
+    home = "cpu"
+    working_set_mb = 64.0
+    min_instances = 1
+    keep_mb = 512.0
+
+    def __init__(self, *, threads: int | None = None) -> None:
+        try:
+            import onnx  # noqa: F401
+            import onnxruntime
+            import onnxscript  # noqa: F401
+        except ImportError as error:
+            raise DeviceError(f"{self.name} needs {error.name}; pip install 'nas[onnxruntime]'") from error
+        self._runtime = onnxruntime
+        self.threads = require_threads(threads) or torch.get_num_threads()
+        self._opset = "none yet"
+
+    def provenance(self) -> dict[str, str | int | float]:
+        """Machine, threads, versions, session options, and the opset of what was exported."""
+        options = {"threads": self.threads, "inter_op_threads": 1, "execution": "sequential", "optimization": "all"}
+        found = {"provider": _PROVIDERS[0], "spinning": "during runs", "opset": self._opset}
+        packages = versions("onnxruntime", "onnx", "onnxscript", "torch", "diffusers")
+        return {"device": self.name, **machine(), **options, **found, **packages}
+
+    def load(
+        self,
+        module: nn.Module,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        *,
+        precision: str,
+        instances: int = 1,
+    ) -> OnnxRuntimeRunnable:
+        """See `Device.load`."""
+        if precision not in PRECISIONS:
+            raise DeviceError(f"precision is {precision!r}; choose one of {', '.join(PRECISIONS)}")
+        if precision != "fp32":
+            raise DeviceError(
+                f"{self.name} computes in fp32 only: its CPU kernels have no {precision}, or cast to fp32 and back "
+                "around each operator; measure with precision='fp32'"
+            )
+        exported = export(module, args, kwargs, precision=precision, name=self.name)
+        with explained(self.name, precision), _temporary_folder() as folder:
+            path = self._written(exported, Path(folder))
+            sessions = [self._session(path) for _ in range(instances)]
+            return OnnxRuntimeRunnable(self._runtime, sessions, exported)
+
+    def _written(self, exported: Exported, folder: Path) -> Path:
+        path = folder / "module.onnx"
+        with quiet():
+            program = torch.onnx.export(exported.program, (), dynamo=True, verbose=False, optimize=True)
+        # Weights go to a file of their own where they are too large for a protobuf message (2 GB). Smaller ones do not:
+        # that file would be mapped into memory, and sessions would share its pages.
+        program.save(path)
+        self._opset = str(program.model.opset_imports.get("", "unknown"))
+        return path
+
+    def _session(self, path: Path) -> Any:
+        options = self._runtime.SessionOptions()
+        options.intra_op_num_threads = self.threads
+        options.inter_op_num_threads = 1
+        options.execution_mode = self._runtime.ExecutionMode.ORT_SEQUENTIAL
+        options.graph_optimization_level = self._runtime.GraphOptimizationLevel.ORT_ENABLE_ALL
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+        options.log_severity_level = 3  # errors only
+        return self._runtime.InferenceSession(str(path), options, providers=_PROVIDERS)
+
+
+def _temporary_folder() -> tempfile.TemporaryDirectory[str]:
+    # Windows does not remove files that are still mapped into memory.
+    return tempfile.TemporaryDirectory(prefix="nas-onnx-", ignore_cleanup_errors=True)
+
+
+class OnnxRuntimeRunnable:
+    """Sessions that are run in turn, inputs and outputs bound."""
+
+    def __init__(self, runtime: Any, sessions: list[Any], exported: Exported) -> None:
+        self.weight_mb = exported.weight_mb * len(sessions)
+        # An OrtValue stands on the array's memory and keeps it.
+        self._inputs = [runtime.OrtValue.ortvalue_from_numpy(tensor.numpy()) for tensor in exported.tensors]
+        self._bindings = [(session, self._bound(session)) for session in sessions]
+        self._turns = cycle(self._bindings)
+
+    def run_ms(self) -> float:
+        """The next session, by the wall clock."""
+        session, binding = next(self._turns)
+        start = perf_counter_ns()
+        session.run_with_iobinding(binding)
+        return (perf_counter_ns() - start) / 1e6
+
+    def output(self) -> torch.Tensor:
+        """See `Runnable.output`."""
+        session, binding = self._bindings[0]
+        session.run_with_iobinding(binding)
+        return torch.from_numpy(binding.get_outputs()[0].numpy().copy())
+
+    def _bound(self, session: Any) -> Any:
+        binding = session.io_binding()
+        for node, value in zip(session.get_inputs(), self._inputs, strict=True):
+            binding.bind_ortvalue_input(node.name, value)
+        for node in session.get_outputs():
+            binding.bind_output(node.name, "cpu")
+        return binding

@@ -1,0 +1,170 @@
+"""OpenVINO on the CPU."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import cycle
+from pathlib import Path
+from time import perf_counter_ns
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from nas.errors import DeviceError
+from nas.latency.devices._export import Exported, explained, export, quiet
+from nas.latency.devices._machine import machine, require_threads, versions
+from nas.workload import PRECISIONS
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_HINTS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
+_DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
+_ASKED_BACK = ("NUM_STREAMS", "INFERENCE_NUM_THREADS", "ENABLE_CPU_PINNING", "ENABLE_HYPER_THREADING")
+
+
+class OpenVinoDevice:
+    """OpenVINO's CPU plugin, for latency: one stream, shapes fixed, the precision as asked.
+
+    Left alone the plugin computes fp32 models in bf16 where the CPU can, so the precision is set; one that the plugin
+    has no kernels for, and would replace by another, is refused. Each instance is compiled from weights of its own; the
+    inputs are bound once, and the outputs stay with the runtime.
+
+    Args:
+        threads: of inference; as many as torch uses when None.
+
+    Raises:
+        DeviceError: OpenVINO is not installed.
+    """
+
+    name = "openvino-cpu"
+    home = "cpu"
+    working_set_mb = 64.0
+    min_instances = 1
+    keep_mb = 512.0
+
+    def __init__(self, *, threads: int | None = None) -> None:
+        try:
+            import openvino
+        except ImportError as error:
+            raise DeviceError(f"{self.name} needs {error.name}; pip install 'nas[openvino]'") from error
+        self._openvino, self._core = openvino, openvino.Core()
+        # A model read from files would otherwise be mapped into memory, and instances would share its pages.
+        self._core.set_property({"ENABLE_MMAP": False})
+        self.threads = require_threads(threads) or torch.get_num_threads()
+        self._compiled: dict[str, str] = {}
+        self._executed: set[str] = set()
+
+    def provenance(self) -> dict[str, str | int | float]:
+        """Machine, threads, versions, what was asked of the plugin, and what it says it compiled."""
+        asked = {"threads": self.threads, "performance_hint": "LATENCY", "shapes": "static"}
+        executed = {"executed_in": ", ".join(sorted(self._executed)) or "none yet"}
+        packages = versions("openvino", "torch", "diffusers")
+        return {"device": self.name, **machine(), **asked, **self._compiled, **executed, **packages}
+
+    def load(
+        self,
+        module: nn.Module,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        *,
+        precision: str,
+        instances: int = 1,
+    ) -> OpenVinoRunnable:
+        """See `Device.load`. Weights, inputs and outputs are in the precision."""
+        self._require(precision)
+        exported = export(module, args, kwargs, precision=precision, name=self.name)
+        with explained(self.name, precision):
+            model = self._converted(exported)
+            compiled = [self._compile(each, precision) for each in self._copies(model, instances)]
+            self._note(compiled[0], precision)
+            return OpenVinoRunnable([self._request(each, exported) for each in compiled], exported)
+
+    def _require(self, precision: str) -> None:
+        if precision not in PRECISIONS:
+            raise DeviceError(f"precision is {precision!r}; choose one of {', '.join(PRECISIONS)}")
+        able = self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        if precision.upper() not in able:
+            names = ", ".join(name for name in PRECISIONS if name.upper() in able)
+            raise DeviceError(
+                f"{self.name} has no kernels for {precision} on this CPU and would compute in another precision; "
+                f"it has {names}"
+            )
+
+    def _converted(self, exported: Exported) -> Any:
+        with quiet():
+            model = self._openvino.convert_model(exported.program)
+        # Inputs come out with dynamic shapes, for which the plugin would plan anew.
+        sizes = [self._openvino.PartialShape(list(tensor.shape)) for tensor in exported.tensors]
+        model.reshape(dict(zip(model.inputs, sizes, strict=True)))
+        return model
+
+    def _copies(self, model: Any, instances: int) -> Iterator[Any]:
+        # `Model.clone` would share the constants, and the plugin keeps some of them as they are.
+        yield model
+        if instances > 1:
+            with tempfile.TemporaryDirectory(prefix="nas-openvino-") as folder:
+                path = Path(folder) / "module.xml"
+                self._openvino.save_model(model, path, compress_to_fp16=False)
+                for _ in range(instances - 1):
+                    yield self._core.read_model(path)
+
+    def _compile(self, model: Any, precision: str) -> Any:
+        properties = {
+            "INFERENCE_PRECISION_HINT": _HINTS[precision],
+            "INFERENCE_NUM_THREADS": self.threads,
+            "PERFORMANCE_HINT": "LATENCY",
+            "NUM_STREAMS": 1,
+        }
+        return self._core.compile_model(model, "CPU", properties)
+
+    def _note(self, compiled: Any, precision: str) -> None:
+        asked, got = _HINTS[precision], compiled.get_property("INFERENCE_PRECISION_HINT")
+        if got != getattr(self._openvino.Type, asked):
+            raise DeviceError(f"{self.name} was asked for {asked} and compiled for {got}")
+        self._compiled = {name.lower(): str(compiled.get_property(name)) for name in _ASKED_BACK}
+        self._compiled["inference_precision_hint"] = asked
+        for node in compiled.get_runtime_model().get_ops():
+            self._executed.add(_text(node.get_rt_info()["runtimePrecision"]))
+
+    def _request(self, compiled: Any, exported: Exported) -> Any:
+        request = compiled.create_infer_request()
+        for index, tensor in enumerate(exported.tensors):
+            request.set_input_tensor(index, self._tensor(tensor))
+        return request
+
+    def _tensor(self, tensor: torch.Tensor) -> Any:
+        if tensor.dtype != torch.bfloat16:
+            return self._openvino.Tensor(tensor.numpy(), shared_memory=True)
+        # NumPy has no bf16: the same bits under another name.
+        return self._openvino.Tensor(tensor.view(torch.int16).numpy(), tensor.shape, self._openvino.Type.bf16)
+
+
+class OpenVinoRunnable:
+    """Requests of compiled models that are run in turn, inputs bound."""
+
+    def __init__(self, requests: list[Any], exported: Exported) -> None:
+        self.weight_mb = exported.weight_mb * len(requests)
+        self._requests, self._turns = requests, cycle(requests)
+        # The inputs are on this memory.
+        self._tensors = exported.tensors
+
+    def run_ms(self) -> float:
+        """The next request, by the wall clock."""
+        request = next(self._turns)
+        start = perf_counter_ns()
+        request.infer(share_outputs=True)
+        return (perf_counter_ns() - start) / 1e6
+
+    def output(self) -> torch.Tensor:
+        """See `Runnable.output`."""
+        request = self._requests[0]
+        request.infer(share_outputs=True)
+        found = request.get_output_tensor(0)
+        dtype = _DTYPES[found.element_type.get_type_name()]
+        return torch.frombuffer(bytearray(found.data.tobytes()), dtype=dtype).reshape(tuple(found.shape)).float()
+
+
+def _text(value: Any) -> str:
+    return value.astype(str) if hasattr(value, "astype") else str(value)
