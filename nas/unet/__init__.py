@@ -3,6 +3,13 @@
 Blocks are replaced in the `ModuleList`s of their stage; no forward is patched, so diffusers' features keep working.
 """
 
+from nas.unet._attention import (
+    ATTENTIONS,
+    ChunkedSplitEinsumAttnProcessor,
+    SplitEinsumAttnProcessor,
+    check_attention,
+    with_attention,
+)
 from nas.unet._build import COPY_INITS, make_block, make_copy, make_shortcut
 from nas.unet._inputs import block_inputs, example_inputs, torch_dtype
 from nas.unet._macs import block_macs, network_macs
@@ -12,16 +19,20 @@ from nas.unet._places import block_of, check_unet, require_unet, set_block, slot
 from nas.unet._surgery import apply_architecture, module_for, own_structure, share_structure
 
 __all__ = [
+    "ATTENTIONS",
     "COPY_INITS",
     "AttentionChain",
+    "ChunkedSplitEinsumAttnProcessor",
     "ResnetChain",
     "SkippedAttention",
     "SkippedResnet",
+    "SplitEinsumAttnProcessor",
     "apply_architecture",
     "block_inputs",
     "block_macs",
     "block_of",
     "chain_blocks",
+    "check_attention",
     "check_unet",
     "example_inputs",
     "make_block",
@@ -36,4 +47,5 @@ __all__ = [
     "share_structure",
     "slot_of",
     "torch_dtype",
+    "with_attention",
 ]
