@@ -71,8 +71,7 @@ def measure_networks_ms(
         device = as_device(device) if device else device_of(table_or_workload)
     bench = Bench(device, workload.precision, timing or PATIENT, canary_ms=usual_ms)
     loaders = {
-        name: partial(_load, space_of(unet), workload, device, partial(_as_it_is, unet))
-        for name, unet in unets.items()
+        name: partial(_load, space_of(unet), workload, device, partial(_as_it_is, unet)) for name, unet in unets.items()
     }
     return bench.measure_all(loaders, description="Measuring whole networks")
 
