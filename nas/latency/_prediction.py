@@ -13,6 +13,8 @@ from nas.latency._row import Row
 from nas.search_space import SearchSpace
 from nas.workload import Workload
 
+_PART = 4096
+
 
 @dataclass(frozen=True)
 class Costs:
@@ -45,10 +47,16 @@ class Costs:
         Raises:
             TableError: copies are asked for that were not measured.
         """
-        copies = np.maximum(counts - 1, 0)
+        # In parts that stay in a core's cache, whatever the matrix's size.
+        parts = [self._part_ms(counts[start : start + _PART]) for start in range(0, len(counts), _PART)]
+        return np.concatenate(parts) if parts else np.zeros(0)
+
+    def _part_ms(self, counts: np.ndarray) -> np.ndarray:
+        runs = np.minimum(counts, 1)
+        copies = counts - runs
         if np.isnan(self.copy_ms).any() and copies[:, np.isnan(self.copy_ms)].any():
             raise TableError("the table has no rows for copies of blocks; measure one with copies=True")
-        return np.minimum(counts, 1) @ self.run_ms + copies @ np.nan_to_num(self.copy_ms)
+        return runs @ self.run_ms + copies @ np.nan_to_num(self.copy_ms)
 
 
 def saving_ms(block: Block, workload: Workload, rows: Mapping[str, Row]) -> float:

@@ -297,3 +297,16 @@ def test_tables_are_read_without_torch() -> None:
 
 def test_a_table_can_be_copied(fake_table: LatencyTable, tiny_space: SearchSpace) -> None:
     assert copy.deepcopy(fake_table).latency_ms(tiny_space.full) == fake_table.latency_ms(tiny_space.full)
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.int8, np.uint8])
+def test_large_matrices_are_scored_like_small_ones(tiny_space: SearchSpace, dtype: type) -> None:
+    table = priced(tiny_space)
+    runs = np.random.default_rng(0).integers(0, 3, (9000, len(tiny_space.blocks)), dtype=dtype)
+    found = table.latencies_ms(runs)
+    assert found.shape == (9000,)
+    places = [block.place for block in tiny_space.blocks]
+    for index in (0, 4095, 4096, 8191, 8192, 8999):
+        choices = tuple(zip(places, map(str, runs[index]), strict=True))
+        assert found[index] == pytest.approx(by_hand(table, Architecture(choices)))
+    assert table.latencies_ms(runs[:0]).shape == (0,)
