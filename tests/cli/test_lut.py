@@ -10,7 +10,9 @@ import pytest
 import yaml
 
 from nas import LatencyTable, SearchSpace
+from nas.cli._lut import DEVICES
 from nas.demo import SMOKE
+from nas.latency.devices import device_names
 
 Run = Callable[..., object]
 
@@ -19,6 +21,10 @@ Run = Callable[..., object]
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Commands measure each thing once."""
     monkeypatch.setattr("nas.latency._table.Timing", lambda: SMOKE.timing)
+
+
+def test_help_names_every_device() -> None:
+    assert set(DEVICES) == set(device_names())
 
 
 @pytest.fixture(scope="session")
@@ -90,8 +96,8 @@ def test_diff_compares_two_tables(nas_command: Run, table: Path, small_space: Pa
         name: replace(row, median_ms=row.median_ms * (3 if name.startswith("attention") else 1))
         for name, row in lut.rows.items()
     }
-    replace(lut, rows=rows, full=None, provenance={**lut.provenance, "threads": 8}).save(other)
-    replace(lut, full=None).save(table)
+    replace(lut, rows=rows, wholes={}, provenance={**lut.provenance, "threads": 8}).save(other)
+    replace(lut, wholes={}).save(table)
     document = nas_command("lut", "diff", table, other, "--json").document
     assert document["full"]["ratio"] == pytest.approx(document["full"]["b_ms"] / document["full"]["a_ms"])
     assert document["base"]["ratio"] == 1
