@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from nas import LatencyTable
-from nas.latency import breakdown
+from nas.latency import Row, breakdown
 from nas.unet import network_macs
 
 
@@ -38,7 +38,7 @@ def test_blocks_are_what_they_are_in_context(fake_table: LatencyTable) -> None:
     base_ms = fake_table.base_ms
     full_ms = fake_table.latency_ms(fake_table.space.full)
     slower = dataclasses.replace(
-        fake_table, full=dataclasses.replace(fake_table.full, median_ms=base_ms + 1.5 * (full_ms - base_ms))
+        fake_table, wholes={fake_table.space.full: Row(base_ms + 1.5 * (full_ms - base_ms), 0.0, 3)}
     )
     for was, now in zip(breakdown(fake_table)[:-1], breakdown(slower)[:-1], strict=True):
         assert now.latency_ms == pytest.approx(1.5 * was.latency_ms)

@@ -96,8 +96,8 @@ def edit(change: Callable[[dict[str, Any]], Any]) -> Callable[[str], str]:
 
 
 def dear_shortcuts(data: dict[str, Any]) -> None:
-    """Without the full network's own time, the sum of the rows has to be above the base."""
-    data["full"] = None
+    """Without times of whole networks, the sum of the rows has to be above the base."""
+    data["networks"] = []
     for row in data["rows"]:
         row["median_ms"] = 100.0 if row["signature"].startswith("shortcut") else 0.1
 
