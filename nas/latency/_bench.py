@@ -21,7 +21,8 @@ class Bench:
         device: where to measure.
         precision: of the canary, as of what is measured.
         timing: how long to measure; one pass unless it says more.
-        canary_ms: the canary's time when the machine is as it should be; its most common one when None.
+        canary_ms: the canary's time when the machine is as it should be; that of an undisturbed one, as far as
+            the samples show it, when None.
 
     Attributes:
         canary_ms: that time, once something was measured.
