@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from nas.errors import DeviceError
+from nas.latency.devices._device import require_precision
 from nas.workload import PRECISIONS
 
 if TYPE_CHECKING:
@@ -70,8 +71,7 @@ class FakeDevice:
         instances: int = 1,
     ) -> FakeRunnable:
         """See `nas.latency.devices.Device.load`."""
-        if precision not in PRECISIONS:
-            raise DeviceError(f"precision is {precision!r}; choose one of {', '.join(PRECISIONS)}")
+        require_precision(precision)
         self.loaded.append(instances)
         return FakeRunnable(self, self.cost_ms(module), lambda: module(*args, **kwargs))
 

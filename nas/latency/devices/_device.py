@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
+from nas.errors import DeviceError
+from nas.workload import PRECISIONS
+
 if TYPE_CHECKING:
     import torch
     from torch import nn
@@ -74,3 +77,13 @@ class Device(Protocol):
             nas.errors.DeviceError: the precision is unknown, or the device cannot run the module.
         """
         ...
+
+
+def require_precision(precision: str) -> None:
+    """Refuse a precision that no device knows.
+
+    Raises:
+        DeviceError: there is no such precision.
+    """
+    if precision not in PRECISIONS:
+        raise DeviceError(f"precision is {precision!r}; choose one of {', '.join(PRECISIONS)}")

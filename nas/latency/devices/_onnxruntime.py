@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from nas.errors import DeviceError
+from nas.latency.devices._device import require_precision
 from nas.latency.devices._export import Exported, explained, export, quiet
 from nas.latency.devices._machine import machine, require_threads, versions
-from nas.workload import PRECISIONS
 
 if TYPE_CHECKING:
     from torch import nn
@@ -72,8 +72,7 @@ class OnnxRuntimeDevice:
         instances: int = 1,
     ) -> OnnxRuntimeRunnable:
         """See `Device.load`."""
-        if precision not in PRECISIONS:
-            raise DeviceError(f"precision is {precision!r}; choose one of {', '.join(PRECISIONS)}")
+        require_precision(precision)
         if precision != "fp32":
             raise DeviceError(
                 f"{self.name} computes in fp32 only: its CPU kernels have no {precision}, or cast to fp32 and back "

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from nas.errors import DeviceError
+from nas.latency.devices._device import require_precision
 from nas.latency.devices._export import Exported, explained, export, quiet
 from nas.latency.devices._machine import machine, require_threads, versions
 from nas.workload import PRECISIONS
@@ -82,8 +83,7 @@ class OpenVinoDevice:
             return OpenVinoRunnable([self._request(each, exported) for each in compiled], exported)
 
     def _require(self, precision: str) -> None:
-        if precision not in PRECISIONS:
-            raise DeviceError(f"precision is {precision!r}; choose one of {', '.join(PRECISIONS)}")
+        require_precision(precision)
         able = self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         if precision.upper() not in able:
             names = ", ".join(name for name in PRECISIONS if name.upper() in able)

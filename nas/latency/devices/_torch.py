@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from nas.errors import DeviceError
+from nas.latency.devices._device import require_precision
 from nas.latency.devices._machine import machine, require_threads, versions
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -78,8 +79,7 @@ class TorchDevice:
         instances: int = 1,
     ) -> _TorchRunnable:
         """See `Device.load`. A module that is in the right precision and place already is run as it is, not copied."""
-        if precision not in DTYPES:
-            raise DeviceError(f"precision is {precision!r}; choose one of {', '.join(DTYPES)}")
+        require_precision(precision)
         dtype, home = DTYPES[precision], torch.device(self.home)
         with _explained(self.name, precision):
             first = placed(module, home, dtype)
