@@ -1,6 +1,7 @@
 """Evolve Stable Diffusion v1.5's UNet (random weights: latency does not depend on them) under a latency budget.
 
-    python benchmarks/evolve_sd15.py --lut latency_tables/sd15-torch-cpu.yaml --json benchmarks/results/evolve_sd15.json
+    python benchmarks/evolve_sd15.py --lut latency_tables/sd15_torch-cpu_fp32.yaml --margin 0.9 \
+        --json benchmarks/results/evolve_sd15.json
 
 Quality is the distance to the full network's output on small latents, so a candidate takes a second instead of half a
 minute; latency is that of the table's own workload. With random weights the network found is of no use to anyone: what
@@ -25,6 +26,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--lut", help="a latency table of sd15; measured first when not given")
     parser.add_argument("--budget", type=float, default=0.6, help="share of the full network's predicted latency")
+    parser.add_argument("--margin", type=float, help="quantile of the table's error to allow for, such as 0.9")
     parser.add_argument(
         "--latent-size", type=int, default=16, help="rows and columns of the latents that judge quality"
     )
@@ -47,6 +49,7 @@ def main() -> None:
         lut,
         budget_ms=arguments.budget * lut.latency_ms(space.full),
         scorer=judge,
+        margin=arguments.margin,
         workdir=arguments.workdir or tempfile.mkdtemp(prefix="evolve-sd15-"),
         candidates=12,
         report=print,
@@ -57,6 +60,7 @@ def main() -> None:
             "full_predicted_ms": lut.latency_ms(space.full),
             "full_measured_ms": result.full_ms,
             "budget_ms": result.budget_ms,
+            "safety_margin": result.safety_margin,
             "predicted_ms": result.predicted_ms,
             "measured_ms": result.measured_ms,
             "measured_share_of_full": result.measured_ms / result.full_ms,

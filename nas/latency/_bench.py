@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 
 from nas._progress import track
@@ -34,7 +34,9 @@ class Bench:
         self._canary = Canary(device, precision, reference_ms=canary_ms)
         self.canary_ms, self.other_work_cores = canary_ms or 0.0, 0.0
 
-    def measure_all(self, loaders: Mapping[str, Callable[[], Runnable]], *, description: str) -> dict[str, Row]:
+    def measure_all(
+        self, loaders: Mapping[str, Callable[[], Runnable]], *, description: str, twice: Collection[str] = ()
+    ) -> dict[str, Row]:
         """Measure each; one at a time is loaded, and forgotten before the next unless loading is slow on the device.
 
         Warns if other programs were busy.
@@ -42,6 +44,7 @@ class Bench:
         Args:
             loaders: by name, what makes it ready to run.
             description: for the progress bar.
+            twice: names of those that are measured at the end of every pass as well: what all else depends on.
 
         Raises:
             DeviceError: the device cannot run one; the message has its name.
@@ -50,7 +53,8 @@ class Bench:
         loaders = {name: partial(kept.get, name, load) for name, load in loaders.items()}
         samples: dict[str, list[Sample]] = {name: [] for name in loaders}
         names = list(loaders)
-        turns = [names if number % 2 == 0 else names[::-1] for number in range(self.timing.passes or 1)]
+        each_turn = [*names, *(name for name in names if name in twice)]
+        turns = [each_turn if number % 2 == 0 else each_turn[::-1] for number in range(self.timing.passes or 1)]
         for name in track([name for turn in turns for name in turn], description=description):
             samples[name] += self._visit(name, loaders[name])
         self._visit_again(samples, loaders)

@@ -26,7 +26,7 @@ class Kept:
     def get(self, name: str, load: Callable[[], Runnable]) -> Runnable:
         """The runnable of that name, loaded unless it was kept."""
         runnable = self._runnables.pop(name, None) or load()
-        if runnable.weight_mb <= self._megabytes:
+        if self._megabytes and runnable.weight_mb <= self._megabytes:
             self._runnables[name] = runnable
         while sum(kept.weight_mb for kept in self._runnables.values()) > self._megabytes:
             self._runnables.popitem(last=False)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from functools import partial
 
 import pytest
 import torch
@@ -163,3 +164,16 @@ def test_the_spread_is_that_of_all_samples_that_count() -> None:
 def test_the_time_is_shared_among_the_passes() -> None:
     whole = Timing(min_repeats=3, min_seconds=0.6, max_seconds=3.0, passes=2)
     assert whole.of_one_pass() == Timing(min_repeats=2, min_seconds=0.3, max_seconds=1.5, passes=1)
+
+
+def test_what_all_else_depends_on_is_measured_at_both_ends_of_a_pass() -> None:
+    order: list[str] = []
+    device = FakeDevice()
+
+    def load(name: str) -> object:
+        order.append(name)
+        return device.load(torch.nn.Linear(10, 10), (), {}, precision="fp32")
+
+    loaders = {name: partial(load, name) for name in ("base", "row", "other row")}
+    Bench(device, "fp32", Timing(passes=2)).measure_all(loaders, description="", twice={"base"})
+    assert order == ["base", "row", "other row", "base", "base", "other row", "row", "base"]
