@@ -1,4 +1,4 @@
-"""`nas lut`: build, show, compare and validate latency tables."""
+"""`nas lut`: build, show, compare and validate latency tables; `_kit` has those for devices elsewhere."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nas.cli import _kit
 from nas.cli._lut_reports import breakdown_text, difference_document, difference_text
 from nas.cli._options import add_command, add_seed, add_workload
 from nas.cli._report import Report, columns
@@ -56,10 +57,16 @@ def add_to(commands: Any) -> None:
     _add_file(validate)
     validate.add_argument("--networks", type=count, default=20, metavar="N", help="how many networks (default: 20)")
     add_seed(validate)
+    _kit.add_to(actions)
 
 
 def _add_build(actions: Any) -> None:
-    build = add_command(actions, "build", _build, "Measure every kind of block of a search space on this machine.")
+    build = add_command(
+        actions,
+        "build",
+        _build,
+        "Measure every kind of block of a search space on this machine; goes on where it was interrupted.",
+    )
     build.add_argument("--space", required=True, help="sd15, sd21, sdxl, emoji, or a search space's YAML file")
     build.add_argument("--device", default="torch-cpu", help=f"{', '.join(DEVICES)} (default: torch-cpu)")
     add_workload(build)
@@ -77,6 +84,7 @@ def _build(options: argparse.Namespace) -> Report:
     from nas.search_space import SearchSpace
 
     require_writable(options.out)
+    visits = options.out.with_name(f"{options.out.name}.visits")
     lut = LatencyTable.measure(
         SearchSpace.load(options.space),
         device=options.device,
@@ -85,8 +93,10 @@ def _build(options: argparse.Namespace) -> Report:
         width=options.width,
         precision=options.precision,
         threads=options.threads,
+        visits=visits,
     )
     lut.save(options.out)
+    visits.unlink()
     document = {"file": options.out, **_document(lut)}
     return Report(document, f"{_text(lut)}\n\nwritten to {options.out}")
 

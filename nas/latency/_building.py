@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from nas._fingerprint import fingerprint_of_texts
 from nas.architecture import Architecture, Block
-from nas.latency._bench import Bench
+from nas.latency._canary import bench_on
 from nas.latency._network import distinct_architectures
 from nas.latency._row import Row
 from nas.latency._timing import Timing
+from nas.latency._visits import Visits
 from nas.latency.devices import Device, Runnable
 from nas.search_space import SearchSpace
 from nas.unet import block_inputs, example_inputs, make_block, make_network, make_shortcut, torch_dtype
@@ -23,7 +27,7 @@ if TYPE_CHECKING:
 # A module with its inputs.
 Subject: TypeAlias = "tuple[nn.Module, Sequence[Any], Mapping[str, Any]]"
 
-_BASE = "base"
+BASE = "base"
 _BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
 _MAX_INSTANCES = 64
 # Modules are made anew in every pass: small ones in no time, those of a large network in as long as they are measured.
@@ -36,6 +40,43 @@ _RANDOM_WHOLES, _SEED_OF_WHOLES = 4, 20_231
 
 
 @dataclass(frozen=True)
+class Plan:
+    """What there is to measure for a table, by name.
+
+    Attributes:
+        subjects: what makes each module with its inputs; the base and the whole networks first, then the rows, whose
+            names are their signatures.
+        wholes: the whole networks' architectures, by the same names.
+    """
+
+    subjects: dict[str, Callable[[], Subject]]
+    wholes: dict[str, Architecture]
+
+    @classmethod
+    def of(
+        cls, space: SearchSpace, workload: Workload, *, home: str, copies: bool, random_wholes: int = _RANDOM_WHOLES
+    ) -> Plan:
+        """All distinct signatures of a space, its base, and a few whole networks unless they are too large.
+
+        Args:
+            space: the space.
+            workload: the workload.
+            home: torch device on which modules are made.
+            copies: also what copies of blocks cost.
+            random_wholes: whole networks beside the full one.
+        """
+        wholes = {str(network): network for network in _wholes(space, workload, random_wholes)}
+        networks = {BASE: space.empty, **wholes}
+        subjects = {name: partial(random_network, space, found, workload, home) for name, found in networks.items()}
+        return cls({**subjects, **dict(_rows(space, workload, copies=copies))}, wholes)
+
+    @property
+    def twice(self) -> set[str]:
+        """What is measured twice as often as the rows: every prediction depends on it."""
+        return {BASE, *self.wholes}
+
+
+@dataclass(frozen=True)
 class Built:
     """What was measured.
 
@@ -43,43 +84,58 @@ class Built:
         rows: signature -> row.
         base: the network with every removable block skipped.
         wholes: networks measured end to end, by architecture; none where they are too large to be built as a whole.
-        attention: names of the attention processors met, as diffusers calls them.
-        canary_ms: the canary's usual time.
-        other_work_cores: how many cores other programs kept busy meanwhile.
+        provenance: attention processors met, as diffusers calls them, and what the bench says of the measurement.
     """
 
     rows: dict[str, Row]
     base: Row
     wholes: dict[Architecture, Row]
-    attention: str
-    canary_ms: float
-    other_work_cores: float
+    provenance: dict[str, str | float]
+
+    @classmethod
+    def of(cls, plan: Mapping[str, Architecture], rows: Mapping[str, Row], provenance: dict[str, str | float]) -> Built:
+        """From rows by the names of a plan; `plan` are its `wholes`."""
+        rest = {name: row for name, row in rows.items() if name != BASE and name not in plan}
+        return cls(rest, rows[BASE], {architecture: rows[name] for name, architecture in plan.items()}, provenance)
 
 
-def build(space: SearchSpace, workload: Workload, device: Device, *, copies: bool, timing: Timing) -> Built:
-    """Measure all rows and the base of a space."""
-    bench = Bench(device, workload.precision, replace(timing, passes=timing.passes or _passes(space, workload)))
-    loading = _Loading(space, workload, device)
-    wholes = {str(network): network for network in _wholes(space, workload)}
-    networks = {_BASE: space.empty, **wholes}
-    subjects: dict[str, Callable[[], Subject]] = {
-        **{name: partial(random_network, space, network, workload, device) for name, network in networks.items()},
-        **dict(_subjects(space, workload, copies=copies)),
-    }
-    loaders = {name: partial(loading.load, make) for name, make in subjects.items()}
-    # Every prediction holds the base, and what blocks take in context is known from a few networks alone.
-    rows = bench.measure_all(loaders, description=f"Measuring {space.name} on {device.name}", twice=set(networks))
-    base, measured = rows.pop(_BASE), {network: rows.pop(name) for name, network in wholes.items()}
-    return Built(rows, base, measured, loading.attention, round(bench.canary_ms, 6), round(bench.other_work_cores, 3))
+def build(
+    space: SearchSpace,
+    workload: Workload,
+    device: Device,
+    *,
+    copies: bool,
+    timing: Timing,
+    visits: str | os.PathLike[str] | None = None,
+) -> Built:
+    """Measure all rows and the base of a space; see `LatencyTable.measure`."""
+    bench = bench_on(device, workload.precision, replace(timing, passes=timing.passes or passes_of(space, workload)))
+    plan = Plan.of(space, workload, home=device.home, copies=copies)
+    loaders = {name: partial(_load, make, space, workload, device) for name, make in plan.subjects.items()}
+    rows = bench.measure_all(
+        loaders,
+        description=f"Measuring {space.name} on {device.name}",
+        twice=plan.twice,
+        visits=visits and Visits(Path(visits), _title(space, workload, device, bench.timing)),
+    )
+    return Built.of(plan.wholes, rows, {"attention": _attention_of(space), **bench.provenance()})
 
 
-def _wholes(space: SearchSpace, workload: Workload) -> list[Architecture]:
+def _title(space: SearchSpace, workload: Workload, device: Device, timing: Timing) -> str:
+    # Whatever else a device says of itself may not be known before something was loaded.
+    known = device.provenance()
+    where = {name: known.get(name) for name in ("device", "hardware", "threads")}
+    return fingerprint_of_texts(str(part) for part in (space.to_dict(), workload, timing, where))
+
+
+def _wholes(space: SearchSpace, workload: Workload, random_wholes: int) -> list[Architecture]:
     if _mb_of(space, workload) > _LARGEST_WHOLE_MB:
         return []
-    return [space.full, *distinct_architectures(space, _RANDOM_WHOLES, _SEED_OF_WHOLES)]
+    return [space.full, *distinct_architectures(space, random_wholes, _SEED_OF_WHOLES)]
 
 
-def _passes(space: SearchSpace, workload: Workload) -> int:
+def passes_of(space: SearchSpace, workload: Workload) -> int:
+    """How often everything is measured in its turn unless somebody says: modules are made anew every time."""
     return _PASSES_OF_SMALL if _mb_of(space, workload) < _SMALL_MB else _PASSES_OF_LARGE
 
 
@@ -87,14 +143,13 @@ def _mb_of(space: SearchSpace, workload: Workload) -> float:
     return _BYTES[workload.precision] * space.parameters / 2**20
 
 
-def random_network(space: SearchSpace, architecture: Architecture, workload: Workload, device: Device) -> Subject:
-    """A network with random weights, made where and as the device runs it, and its inputs."""
-    dtype = torch_dtype(workload.precision)
-    network = make_network(space, architecture, dtype=dtype, device=device.home, seed=0)
-    return network, (), example_inputs(space, workload, device=device.home)
+def random_network(space: SearchSpace, architecture: Architecture, workload: Workload, home: str) -> Subject:
+    """A network with random weights and its inputs, made on a torch device in the workload's precision."""
+    network = make_network(space, architecture, dtype=torch_dtype(workload.precision), device=home, seed=0)
+    return network, (), example_inputs(space, workload, device=home)
 
 
-def _subjects(space: SearchSpace, workload: Workload, *, copies: bool) -> Iterator[tuple[str, Callable[[], Subject]]]:
+def _rows(space: SearchSpace, workload: Workload, *, copies: bool) -> Iterator[tuple[str, Callable[[], Subject]]]:
     for block in space.blocks:
         yield block.signature(workload), partial(_block, block, workload)
         if shortcut := block.shortcut_signature(workload):
@@ -112,30 +167,31 @@ def _shortcut(block: Block, workload: Workload) -> Subject:
     return make_shortcut(block), (hidden_states,), {}
 
 
-class _Loading:
-    """Puts modules of one space on a device, and notes which attention they use."""
+def _load(make: Callable[[], Subject], space: SearchSpace, workload: Workload, device: Device) -> Runnable:
+    module, args, kwargs = make()
+    sizes = {"working_set_mb": device.working_set_mb, "min_instances": device.min_instances}
+    instances = instances_of(module, space, workload.precision, **sizes)
+    return device.load(module, args, kwargs, precision=workload.precision, instances=instances)
 
-    def __init__(self, space: SearchSpace, workload: Workload, device: Device) -> None:
-        self._space, self._workload, self._device = space, workload, device
-        self._processors: set[str] = set()
 
-    def load(self, make: Callable[[], Subject]) -> Runnable:
-        """Make a module and load it."""
-        module, args, kwargs = make()
-        self._processors |= {type(part.processor).__name__ for part in module.modules() if hasattr(part, "processor")}
-        instances = self._instances(module)
-        return self._device.load(module, args, kwargs, precision=self._workload.precision, instances=instances)
+def _attention_of(space: SearchSpace) -> str:
+    # What diffusers chooses for one block it chooses for all.
+    block = next((block for block in space.blocks if block.kind == "attention"), None)
+    modules = make_block(block).modules() if block else ()
+    names = {type(part.processor).__name__ for part in modules if hasattr(part, "processor")}
+    return ", ".join(sorted(names)) or "none"
 
-    @property
-    def attention(self) -> str:
-        """The attention processors met."""
-        return ", ".join(sorted(self._processors)) or "none"
 
-    def _instances(self, module: nn.Module) -> int:
-        # Weights come from memory in the network if the network's weights as a whole do not fit into the cache: as many
-        # instances as have together the weights of the network, or as empty any cache, whichever is less.
-        size = _BYTES[self._workload.precision]
-        own = size * sum(parameter.numel() for parameter in module.parameters())
-        wanted = min(self._device.working_set_mb * 2**20, size * self._space.parameters)
-        needed = -(-wanted // own) if own else 1
-        return int(max(self._device.min_instances, min(needed, _MAX_INSTANCES)))
+def instances_of(
+    module: nn.Module, space: SearchSpace, precision: str, *, working_set_mb: float, min_instances: int
+) -> int:
+    """How many instances of a module are to be run in turn, see `Device.working_set_mb`.
+
+    Weights come from memory in the network if the network's weights as a whole do not fit into the cache: as many
+    instances as have together the weights of the network, or as empty any cache, whichever is less.
+    """
+    size = _BYTES[precision]
+    own = size * sum(parameter.numel() for parameter in module.parameters())
+    wanted = min(working_set_mb * 2**20, size * space.parameters)
+    needed = -(-wanted // own) if own else 1
+    return int(max(min_instances, min(needed, _MAX_INSTANCES)))

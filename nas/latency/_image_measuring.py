@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from nas.errors import ModelError
-from nas.latency._bench import Bench
+from nas.latency._canary import bench_on
 from nas.latency._network import PATIENT, now, space_of
 from nas.latency._row import Row
 from nas.latency._timing import Timing
@@ -78,9 +78,9 @@ def measure_parts(
     loaders = _Parts(pipeline, space, workload, device).loaders()
     if with_step_overhead:
         loaders[_BETWEEN] = partial(_load_between, pipeline, conditions, workload, device)
-    bench = Bench(device, conditions.precision, timing or PATIENT)
+    bench = bench_on(device, conditions.precision, timing or PATIENT)
     rows = bench.measure_all(loaders, description=f"Measuring the parts of an image on {device.name}")
-    return _times_of(rows), _provenance(pipeline, workload, bench)
+    return _times_of(rows), {**device.provenance(), **_provenance(pipeline, workload), **bench.provenance()}
 
 
 def _require_parts(pipeline: DiffusionPipeline) -> None:
@@ -94,17 +94,14 @@ def _times_of(rows: Mapping[str, Row]) -> dict[str, float]:
     return {"text_encoder_ms": sum(row.median_ms for name, row in rows.items() if name not in fields), **times}
 
 
-def _provenance(pipeline: DiffusionPipeline, workload: Workload, bench: Bench) -> dict[str, str | int | float]:
+def _provenance(pipeline: DiffusionPipeline, workload: Workload) -> dict[str, str | int | float]:
     return {
-        **bench.device.provenance(),
         **versions("nas"),
         "pipeline": type(pipeline).__name__,
         "scheduler": type(pipeline.scheduler).__name__,
         "precision": workload.precision,
         "batch_size": workload.batch_size,
         "resolution": f"{workload.height}x{workload.width}",
-        "canary_ms": round(bench.canary_ms, 6),
-        "other_work_cores": round(bench.other_work_cores, 3),
         "date": now(),
     }
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from nas.architecture import Architecture
 from nas.errors import ModelError, TableError
-from nas.latency._bench import Bench
+from nas.latency._canary import bench_on
 from nas.latency._row import Row
 from nas.latency._timing import Timing
 from nas.latency._validation import Pair, Validation
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from nas.latency._table import LatencyTable
 
 
-# A few networks are measured longer than one of many rows.
-PATIENT = Timing(min_repeats=8, min_seconds=2.0, max_seconds=4.0, passes=2, extra_seconds=20.0)
+# A few networks are measured longer than one of many rows, and wait longer for the machine to be undisturbed.
+PATIENT = Timing(min_repeats=8, min_seconds=2.0, max_seconds=4.0, passes=2, extra_seconds=60.0)
 
 
 def measure_network_ms(
@@ -69,7 +69,7 @@ def measure_networks_ms(
         workload = table_or_workload.workload
         usual_ms = None if device else canary_ms_of(table_or_workload)
         device = as_device(device) if device else device_of(table_or_workload)
-    bench = Bench(device, workload.precision, timing or PATIENT, canary_ms=usual_ms)
+    bench = bench_on(device, workload.precision, timing or PATIENT, canary_ms=usual_ms)
     loaders = {
         name: partial(_load, space_of(unet), workload, device, partial(_as_it_is, unet)) for name, unet in unets.items()
     }
@@ -143,7 +143,7 @@ def validate(
         raise TableError(f"networks is {networks!r}; it must be a whole number of at least 1")
     # Two passes, whatever it takes to make large networks twice: a machine is disturbed for minutes at a time.
     own = canary_ms_of(table) if device.name == table.device else None
-    bench = Bench(device, table.workload.precision, replace(timing, passes=timing.passes or 2), canary_ms=own)
+    bench = bench_on(device, table.workload.precision, replace(timing, passes=timing.passes or 2), canary_ms=own)
     drawn = distinct_architectures(table.space, networks, seed, besides=table.wholes)
     held_out = {f"network {number}": architecture for number, architecture in enumerate(drawn, start=1)}
     loaders = {
@@ -180,7 +180,7 @@ def _network(table: LatencyTable, unet: nn.Module | None, architecture: Architec
     if unet is None:
         from nas.latency._building import random_network
 
-        return random_network(table.space, architecture, table.workload, device)[0]
+        return random_network(table.space, architecture, table.workload, device.home)[0]
     from nas.unet import apply_architecture, share_structure
 
     network = share_structure(unet)

@@ -89,6 +89,7 @@ class LatencyTable:
         threads: int | None = None,
         copies: bool = True,
         timing: Timing | None = None,
+        visits: str | os.PathLike[str] | None = None,
     ) -> LatencyTable:
         """Measure a table on this machine, with random weights: latency does not depend on them.
 
@@ -103,17 +104,19 @@ class LatencyTable:
             threads: CPU threads; as torch is set when None.
             copies: also measure what copies of blocks cost.
             timing: how long to measure.
+            visits: file for all that is measured, as it is measured; an interrupted measurement goes on from there.
 
         Raises:
             DeviceError: the device is not here, or cannot run a block.
-            TableError: the workload makes no sense.
+            TableError: the workload makes no sense, or the file holds another measurement.
+            StorageError: the file cannot be written.
         """
         from nas.latency._building import build
 
         size = {"height": height, "width": width, "context_length": context_length}
         workload = Workload.of(space, batch_size=batch_size, precision=precision, **size)
         device = as_device(device, threads=threads)
-        built = build(space, workload, device, copies=copies, timing=timing or Timing())
+        built = build(space, workload, device, copies=copies, timing=timing or Timing(), visits=visits)
         provenance = _provenance(device, workload, built)
         return cls(space, workload, built.rows, built.base, provenance, wholes=built.wholes)
 
@@ -325,10 +328,8 @@ def _provenance(device: Device, workload: Workload, built: Built) -> dict[str, s
     return {
         **device.provenance(),
         **versions("nas"),
-        "attention": built.attention,
         **_workload_provenance(workload),
-        "canary_ms": built.canary_ms,
-        "other_work_cores": built.other_work_cores,
+        **built.provenance,
         "date": now(),
     }
 

@@ -27,14 +27,12 @@ import numpy as np
 from nas.latency._row import Row
 
 if TYPE_CHECKING:
-    from nas.latency.devices import Device, Runnable
+    from nas.latency.devices import Runnable
 
 # The standard error of a median is 1.2533 sigma / sqrt(n), and a normal distribution's interquartile range 1.349 sigma.
 _ERROR_OF_MEDIAN = 1.2533 / 1.349
 # In ms a nanosecond is the sixth decimal; more would be noise in the files.
 _DECIMALS = 6
-# The canary's weights are to come from memory, as a network's do: others may be busy there while the cores are free.
-_CANARIES = 32
 # Executions of the canary before and after those of a sample: at least so many, and more around long ones, where two
 # would be a glance.
 _AROUND, _SHARE_AROUND = 2, 0.02
@@ -111,18 +109,14 @@ class Sample:
 class Canary:
     """A small fixed workload whose time shows whether the machine is as fast as it was.
 
-    It is a residual block and a transformer of 64 channels on 8x8 pixels. A large convolution alone would miss the
-    states of a machine in which many short operations take longer and long ones do not.
-
     Args:
-        device: where it runs.
-        precision: as of the table.
+        runnable: it, ready to run.
         reference_ms: the time to compare with, such as the one that a table was measured at; the one of an undisturbed
             machine, as far as the samples show it, when None.
     """
 
-    def __init__(self, device: Device, precision: str, *, reference_ms: float | None = None) -> None:
-        self._runnable, self._reference_ms = _canary_on(device, precision), reference_ms
+    def __init__(self, runnable: Runnable, *, reference_ms: float | None = None) -> None:
+        self._runnable, self._reference_ms = runnable, reference_ms
         self.run_ms()
 
     def run_ms(self) -> float:
@@ -142,26 +136,6 @@ class Canary:
         ends = np.searchsorted(times, times * (1 + max_drift), side="right")
         start = int(np.argmax(ends - np.arange(len(times)) >= _LONG_ENOUGH * len(times)))
         return float(np.median(times[start : ends[start]]))
-
-
-def _canary_on(device: Device, precision: str) -> Runnable:
-    import torch
-    from diffusers.models.resnet import ResnetBlock2D
-    from diffusers.models.transformers.transformer_2d import Transformer2DModel
-
-    class Blocks(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.resnet = ResnetBlock2D(in_channels=64, temb_channels=128, groups=8)
-            self.attention = Transformer2DModel(4, 16, in_channels=64, norm_num_groups=8, cross_attention_dim=64)
-
-        def forward(self, states: torch.Tensor, embedding: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
-            return self.attention(self.resnet(states, embedding), encoder_hidden_states=context, return_dict=False)[0]
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        inputs = torch.randn(2, 64, 8, 8), torch.randn(2, 128), torch.randn(2, 16, 64)
-        return device.load(Blocks(), inputs, {}, precision=precision, instances=_CANARIES)
 
 
 def visit(run_ms: Callable[[], float], canary_ms: Callable[[], float], timing: Timing) -> list[Sample]:

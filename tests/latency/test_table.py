@@ -5,6 +5,7 @@ import dataclasses
 import random
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -310,3 +311,27 @@ def test_large_matrices_are_scored_like_small_ones(tiny_space: SearchSpace, dtyp
         choices = tuple(zip(places, map(str, runs[index]), strict=True))
         assert found[index] == pytest.approx(by_hand(table, Architecture(choices)))
     assert table.latencies_ms(runs[:0]).shape == (0,)
+
+
+def test_an_interrupted_measurement_goes_on_to_the_same_table(tiny_space: SearchSpace, tmp_path: Path) -> None:
+    class Stopping(FakeDevice):
+        def load(self, *args: object, **kwargs: object) -> object:
+            if len(self.loaded) == 30:
+                raise KeyboardInterrupt
+            return super().load(*args, **kwargs)
+
+    whole = LatencyTable.measure(tiny_space, device=FakeDevice())
+    with pytest.raises(KeyboardInterrupt):
+        LatencyTable.measure(tiny_space, device=Stopping(), visits=tmp_path / "visits")
+    rest = FakeDevice()
+    table = LatencyTable.measure(tiny_space, device=rest, visits=tmp_path / "visits")
+    dates = {"date", "other_work_cores"}
+    assert (table.rows, table.base, table.wholes) == (whole.rows, whole.base, whole.wholes)
+    assert {k: v for k, v in table.provenance.items() if k not in dates} == {
+        k: v for k, v in whole.provenance.items() if k not in dates
+    }
+    again = FakeDevice()
+    LatencyTable.measure(tiny_space, device=again, visits=tmp_path / "visits")
+    assert len(again.loaded) == 1, "only the canary is loaded"
+    with pytest.raises(TableError, match="another measurement"):
+        LatencyTable.measure(tiny_space, device=FakeDevice(), batch_size=4, visits=tmp_path / "visits")

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from nas.latency import Timing
-from nas.latency._bench import Bench
+from nas.latency._canary import bench_on, canary_on
 from nas.latency._row import Row
 from nas.latency._timing import Canary, Sample, is_settled, row_of, undisturbed, visit
 from nas.latency.testing import FakeDevice
@@ -24,7 +24,7 @@ def steady() -> float:
 
 def measured(device: FakeDevice, timing: Timing, loads: int, *, canary_ms: float | None = None) -> dict[str, Row]:
     loaders = {str(i): lambda: device.load(torch.nn.Linear(10, 10), (), {}, precision="fp32") for i in range(loads)}
-    return Bench(device, "fp32", timing, canary_ms=canary_ms).measure_all(loaders, description="")
+    return bench_on(device, "fp32", timing, canary_ms=canary_ms).measure_all(loaders, description="")
 
 
 def test_a_steady_block_is_timed_exactly_and_briefly() -> None:
@@ -118,12 +118,12 @@ def test_the_usual_time_is_that_of_an_undisturbed_machine(calm: int) -> None:
     # Disturbed in all kinds of ways for the rest of the time, and lucky for an instant.
     rng = random.Random(0)
     times = [rng.gauss(2.0, 0.02) for _ in range(calm)] + [rng.uniform(2.2, 4.0) for _ in range(98 - calm)] + [1.2, 1.3]
-    canary = Canary(FakeDevice(), "fp32")
+    canary = Canary(canary_on(FakeDevice(), "fp32"))
     assert canary.usual_ms([Sample(1.0, 1, time_ms, 0.1) for time_ms in times], 0.05) == pytest.approx(2.0, rel=0.03)
 
 
 def test_a_reference_replaces_what_the_machine_mostly_does() -> None:
-    canary = Canary(FakeDevice(), "fp32", reference_ms=200.0)
+    canary = Canary(canary_on(FakeDevice(), "fp32"), reference_ms=200.0)
     assert canary.usual_ms([Sample(1.0, 1, CANARY_MS, 1.0)], 0.05) == 200.0
     (row,) = measured(FakeDevice(), Timing(extra_seconds=0), 1, canary_ms=200.0).values()
     assert row.drift == pytest.approx(CANARY_MS / 200 - 1)
@@ -175,5 +175,5 @@ def test_what_all_else_depends_on_is_measured_at_both_ends_of_a_pass() -> None:
         return device.load(torch.nn.Linear(10, 10), (), {}, precision="fp32")
 
     loaders = {name: partial(load, name) for name in ("base", "row", "other row")}
-    Bench(device, "fp32", Timing(passes=2)).measure_all(loaders, description="", twice={"base"})
+    bench_on(device, "fp32", Timing(passes=2)).measure_all(loaders, description="", twice={"base"})
     assert order == ["base", "row", "other row", "base", "base", "other row", "row", "base"]

@@ -1,0 +1,91 @@
+"""The visits of a measurement in a file, so that one that was interrupted goes on where it stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import deque
+from pathlib import Path
+
+from nas.errors import StorageError, TableError
+from nas.latency._timing import Sample
+
+
+class Visits:
+    """Keeps what every visit found in a file of JSON lines; those found there are replayed in their order.
+
+    Args:
+        path: the file; begun if it is not there.
+        measurement: names what is measured, where and how, so that no other measurement is gone on with.
+
+    Raises:
+        TableError: the file holds another measurement, or something that is none.
+        StorageError: the file cannot be read or written.
+    """
+
+    def __init__(self, path: Path, measurement: str) -> None:
+        self._path = path
+        lines = self._complete_lines()
+        if lines:
+            self._require(lines[0], measurement)
+        else:
+            self._append({"measurement": measurement})
+        self._kept = deque(self._visit(line) for line in lines[1:])
+
+    def replay(self, name: str) -> list[Sample] | None:
+        """What the next visit found, if it was made before the interruption.
+
+        Raises:
+            TableError: the next visit was one to something else.
+        """
+        if not self._kept:
+            return None
+        kept, samples = self._kept.popleft()
+        if kept != name:
+            raise TableError(f"{self._path} goes on with {kept!r} where {name!r} is measured; remove it to start anew")
+        return samples
+
+    def keep(self, name: str, samples: list[Sample]) -> None:
+        """Write down what a visit found, at once."""
+        self._append({"name": name, "samples": [vars(sample) for sample in samples]})
+
+    def _complete_lines(self) -> list[str]:
+        # The last line of a run that was killed may be half a line.
+        try:
+            if not self._path.exists():
+                return []
+            text = self._path.read_text(encoding="utf-8")
+            whole = text[: text.rfind("\n") + 1]
+            if whole != text:
+                os.truncate(self._path, len(whole.encode()))
+        except (OSError, ValueError) as error:
+            raise StorageError(f"cannot read {self._path}: {error}") from error
+        return whole.splitlines()
+
+    def _require(self, line: str, measurement: str) -> None:
+        if self._parsed(line).get("measurement") != measurement:
+            raise TableError(f"{self._path} holds another measurement; move it away to start anew")
+
+    def _visit(self, line: str) -> tuple[str, list[Sample]]:
+        try:
+            found = self._parsed(line)
+            return str(found["name"]), [Sample(**sample) for sample in found["samples"]]
+        except (KeyError, TypeError) as error:
+            raise TableError(f"{self._path} is damaged: {error!r}; remove it to start anew") from error
+
+    def _parsed(self, line: str) -> dict:
+        try:
+            found = json.loads(line)
+        except ValueError as error:
+            raise TableError(f"{self._path} is damaged: {error}; remove it to start anew") from error
+        return found if isinstance(found, dict) else {}
+
+    def _append(self, data: dict) -> None:
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with open(self._path, "a", encoding="utf-8") as stream:
+                stream.write(json.dumps(data) + "\n")
+                stream.flush()
+                os.fsync(stream.fileno())
+        except OSError as error:
+            raise StorageError(f"cannot write {self._path}: {error.strerror or error}") from error
