@@ -1,0 +1,162 @@
+"""From a search space to a kit: everything a table needs, converted, and a script that times it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import nas
+from nas._files import replacing
+from nas._progress import track
+from nas.errors import DeviceError
+from nas.latency._building import Plan, Subject, instances_of, passes_of
+from nas.latency._canary import make_canary
+from nas.latency.kit._manifest import LIBRARY, PACKAGES, SCRIPT, Manifest, Package, tree_sha256
+from nas.search_space import SearchSpace
+from nas.workload import Workload
+
+if TYPE_CHECKING:
+    from torch import nn
+
+# All that measuring takes, copied as it is; a test runs it where nothing else is installed.
+_MEASURING = (
+    "errors.py",
+    "_files.py",
+    "_progress.py",
+    "latency/_bench.py",
+    "latency/_kept.py",
+    "latency/_neighbours.py",
+    "latency/_row.py",
+    "latency/_timing.py",
+    "latency/_visits.py",
+    "latency/devices/_coreml_runtime.py",
+    "latency/devices/_machine.py",
+    "latency/devices/_waiting.py",
+    "latency/kit/_manifest.py",
+    "latency/kit/_measuring.py",
+)
+_SCRIPT = '''"""Time this kit's packages: python measure.py --unit ne. It needs macOS, Python 3.11 and coremltools."""
+
+import sys
+from pathlib import Path
+
+KIT = Path(__file__).resolve().parent
+sys.path.insert(0, str(KIT / "lib"))
+
+from nas.latency.kit._measuring import main  # noqa: E402
+
+sys.exit(main([str(KIT), *sys.argv[1:]]))
+'''
+
+
+class Converter(Protocol):
+    """Turns modules into files that another machine runs.
+
+    Attributes:
+        runtime: what runs them: "coreml".
+        suffix: of the files.
+        working_set_mb: see `Device.working_set_mb`.
+    """
+
+    runtime: str
+    suffix: str
+    working_set_mb: float
+
+    def provenance(self) -> dict[str, str | int | float]:
+        """What decided the conversion."""
+        ...
+
+    def write(
+        self, module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], *, precision: str, path: Path
+    ) -> dict[str, tuple[tuple[int, ...], str]]:
+        """Convert a module and write it; its inputs by name, as shape and NumPy type."""
+        ...
+
+
+def export_kit(
+    space: SearchSpace,
+    kit: str | os.PathLike[str],
+    *,
+    converter: Converter | None = None,
+    workload: Workload | None = None,
+    copies: bool = True,
+    random_wholes: int = 0,
+) -> Manifest:
+    """Convert all that a table of a space needs, with a script beside it that measures it elsewhere.
+
+    Args:
+        space: whose blocks to convert.
+        kit: folder to write; one that is there is replaced.
+        converter: to Core ML for iOS 17 when None.
+        workload: what to convert for; the space's own latent size, batch 2 and fp16 when None.
+        copies: also what copies of blocks cost.
+        random_wholes: whole networks beside the full one, which say what blocks take in context; each is as large as
+            the model.
+
+    Raises:
+        DeviceError: a module cannot be converted.
+        StorageError: the kit cannot be written.
+    """
+    converter = converter or _coreml()
+    workload = workload or Workload.of(space, batch_size=2, precision="fp16")
+    plan = Plan.of(space, workload, home="cpu", copies=copies, random_wholes=random_wholes)
+    with replacing(kit) as folder:
+        (folder / PACKAGES).mkdir(parents=True)
+        writing = _Writing(folder, converter, space, workload)
+        canary = writing.package("canary", lambda: (*make_canary(), {}))
+        names = track(plan.subjects, description=f"Converting {space.name} for {converter.runtime}")
+        packages = tuple(writing.package(name, plan.subjects[name]) for name in names)
+        manifest = Manifest(
+            runtime=converter.runtime,
+            space=space.to_dict(),
+            workload=vars(workload).copy(),
+            provenance={**converter.provenance(), "precision": workload.precision, "batch_size": workload.batch_size},
+            canary=canary,
+            packages=packages,
+            wholes=tuple(plan.wholes),
+            passes=passes_of(space, workload),
+        )
+        manifest.write(folder)
+        _copy_library(folder)
+    return Manifest.read(Path(kit))
+
+
+class _Writing:
+    """Writes packages one after the other."""
+
+    def __init__(self, folder: Path, converter: Converter, space: SearchSpace, workload: Workload) -> None:
+        self._folder, self._converter, self._space, self._workload = folder, converter, space, workload
+        self._count = 0
+
+    def package(self, name: str, make: Callable[[], Subject]) -> Package:
+        """Make a module, convert it, and say what it became."""
+        module, args, kwargs = make()
+        path = self._folder / PACKAGES / f"{self._count:03d}{self._converter.suffix}"
+        self._count += 1
+        precision, size_mb = self._workload.precision, self._converter.working_set_mb
+        try:
+            inputs = self._converter.write(module, args, kwargs, precision=precision, path=path)
+        except DeviceError as error:
+            raise DeviceError(f"while converting {name}: {error}") from error
+        instances = instances_of(module, self._space, precision, working_set_mb=size_mb, min_instances=1)
+        return Package(name, path.relative_to(self._folder).as_posix(), tree_sha256(path), instances, inputs)
+
+
+def _copy_library(folder: Path) -> None:
+    (folder / SCRIPT).write_text(_SCRIPT, encoding="utf-8")
+    source, library = Path(nas.__file__).parent, folder / LIBRARY / "nas"
+    for name in _MEASURING:
+        target = library / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source / name, target)
+        for package in target.relative_to(library).parents:
+            (library / package / "__init__.py").touch()
+
+
+def _coreml() -> Converter:
+    from nas.latency.devices._coreml_converter import CoreMLConverter
+
+    return CoreMLConverter()

@@ -1,0 +1,141 @@
+"""What is in a kit, and whether it is still what was put there."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from nas._files import write_text_atomically
+from nas.errors import TableError
+
+SCHEMA = 1
+MANIFEST, PACKAGES, RESULTS, LIBRARY, SCRIPT = "manifest.json", "packages", "results", "lib", "measure.py"
+_SEAL = "sha256"
+
+
+@dataclass(frozen=True)
+class Package:
+    """A module with its inputs, converted.
+
+    Attributes:
+        name: "canary", "base", a whole network's architecture, or a row's signature.
+        path: inside the kit.
+        sha256: over all of its files.
+        instances: how many copies are run in turn, so that weights come from memory as they do in a network.
+        inputs: name -> (shape, NumPy's name of the type).
+    """
+
+    name: str
+    path: str
+    sha256: str
+    instances: int
+    inputs: dict[str, tuple[tuple[int, ...], str]]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A kit's packages and all that the table of them will say.
+
+    Attributes:
+        runtime: what the packages are for: "coreml".
+        space: the search space as plain data.
+        workload: likewise.
+        provenance: of the conversion: target, attention, versions.
+        canary: run around everything else.
+        packages: what is measured.
+        wholes: names of the packages that are whole networks.
+        passes: how often everything is measured in its turn.
+        seal: SHA-256 over all of this.
+    """
+
+    runtime: str
+    space: dict[str, Any]
+    workload: dict[str, Any]
+    provenance: dict[str, str | int | float]
+    canary: Package
+    packages: tuple[Package, ...]
+    wholes: tuple[str, ...]
+    passes: int
+    seal: str = ""
+
+    def write(self, kit: Path) -> None:
+        """Write it into a kit, sealed."""
+        write_sealed(kit / MANIFEST, {"schema": SCHEMA, **{k: v for k, v in asdict(self).items() if k != "seal"}})
+
+    @classmethod
+    def read(cls, kit: Path) -> Manifest:
+        """Read a kit's manifest.
+
+        Raises:
+            TableError: there is none, or it is not as it was written.
+        """
+        data = read_sealed(kit / MANIFEST)
+        if data.pop("schema", None) != SCHEMA:
+            raise TableError(f"{kit / MANIFEST}: this version of nas reads schema {SCHEMA} of kits")
+        seal = data.pop(_SEAL)
+        try:
+            packages = tuple(_package(entry) for entry in data.pop("packages"))
+            canary, wholes = _package(data.pop("canary")), tuple(data.pop("wholes"))
+            return cls(**data, canary=canary, packages=packages, wholes=wholes, seal=seal)
+        except (KeyError, TypeError, ValueError) as error:
+            raise TableError(f"{kit / MANIFEST}: {error!r}; export the kit again") from error
+
+
+def _package(entry: Mapping[str, Any]) -> Package:
+    inputs = {name: (tuple(shape), dtype) for name, (shape, dtype) in entry["inputs"].items()}
+    return Package(**{**entry, "inputs": inputs})
+
+
+def require_intact(kit: Path, package: Package) -> Path:
+    """The package's path.
+
+    Raises:
+        TableError: it is missing or is not as it was exported.
+    """
+    path = kit / package.path
+    if not path.exists():
+        raise TableError(f"the kit lacks {package.path} ({package.name}); copy it again, or export it again")
+    if tree_sha256(path) != package.sha256:
+        raise TableError(f"{package.path} ({package.name}) is not as it was exported; copy it or export it again")
+    return path
+
+
+def tree_sha256(path: Path) -> str:
+    """SHA-256 over a file, or over the names and contents of all files in a folder."""
+    digest = hashlib.sha256()
+    for file in sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]:
+        digest.update(file.relative_to(path).as_posix().encode() + b"\0")
+        with open(file, "rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()
+
+
+def write_sealed(path: Path, data: Mapping[str, Any]) -> None:
+    """Write plain data as JSON, with the SHA-256 of it in the last field."""
+    write_text_atomically(path, json.dumps({**data, _SEAL: _seal_of(data)}, indent=1) + "\n")
+
+
+def read_sealed(path: Path) -> dict[str, Any]:
+    """Read what `write_sealed` wrote, the seal included.
+
+    Raises:
+        TableError: there is no such file, or it is not as it was written.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise TableError(f"there is no {path}") from error
+    except (OSError, ValueError) as error:
+        raise TableError(f"{path} cannot be read: {error}") from error
+    content = {name: value for name, value in data.items() if name != _SEAL} if isinstance(data, dict) else {}
+    if not content or data.get(_SEAL) != _seal_of(content):
+        raise TableError(f"{path} was changed or damaged since it was written (its {_SEAL} does not match)")
+    return data
+
+
+def _seal_of(data: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(data, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

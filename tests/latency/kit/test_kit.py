@@ -1,0 +1,202 @@
+"""A kit from end to end, with a converter that writes down what a module costs and a runtime that takes so long."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from nas import LatencyTable, SearchSpace, Workload
+from nas.errors import DeviceError, TableError
+from nas.latency import Timing
+from nas.latency.kit import Manifest, export_kit, import_kit, measure_kit
+from nas.latency.testing import FakeDevice
+
+TIMING = Timing(passes=2, extra_seconds=0)
+
+
+class CostConverter:
+    """Writes a folder with the number of a module's weights in it."""
+
+    runtime = "pretended"
+    suffix = ".package"
+    working_set_mb = 0.0
+
+    def provenance(self) -> dict[str, str]:
+        return {"target": "none"}
+
+    def write(
+        self, module: torch.nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], *, precision: str, path: Path
+    ) -> dict[str, tuple[tuple[int, ...], str]]:
+        path.mkdir()
+        weights = sum(parameter.numel() for parameter in module.parameters())
+        (path / "weights.json").write_text(json.dumps(weights))
+        return {"x": ((2, 3), "float16"), "timestep": ((1,), "int32")}
+
+
+class CostRuntime:
+    """Takes a microsecond for each weight; ends after some predictions if asked to."""
+
+    def __init__(self, name: str = "", *, predictions: float = float("inf")) -> None:
+        self.name, self.left, self.made = name, predictions, 0
+
+    def provenance(self) -> dict[str, str]:
+        return {"hardware": "none", "os": "none"}
+
+    def load(self, package: Path, unit: str) -> CostProgram:
+        return CostProgram(self, 1e-3 * json.loads((package / "weights.json").read_text()))
+
+
+class CostProgram:
+    """One package of a `CostRuntime`."""
+
+    def __init__(self, runtime: CostRuntime, cost_ms: float) -> None:
+        self.runtime, self.cost_ms = runtime, cost_ms
+
+    def predict_ms(self, inputs: Mapping[str, np.ndarray]) -> float:
+        assert {name: (x.shape, x.dtype.name) for name, x in inputs.items()} == {
+            "x": ((2, 3), "float16"),
+            "timestep": ((1,), "int32"),
+        }
+        if self.runtime.made >= self.runtime.left:
+            raise KeyboardInterrupt
+        self.runtime.made += 1
+        return self.cost_ms
+
+
+@pytest.fixture(scope="module")
+def exported(tiny_space: SearchSpace, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    kit = tmp_path_factory.mktemp("kits") / "kit"
+    export_kit(tiny_space, kit, converter=CostConverter(), random_wholes=2)
+    return kit
+
+
+@pytest.fixture
+def kit(exported: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(exported, tmp_path / "kit")
+
+
+@pytest.fixture(scope="module")
+def measured_kit(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    kit = shutil.copytree(exported, tmp_path_factory.mktemp("measured") / "kit")
+    measure_kit(kit, "ne", runtime=CostRuntime("phone"), timing=TIMING)
+    return kit
+
+
+@pytest.fixture
+def measured(measured_kit: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(measured_kit, tmp_path / "kit")
+
+
+def test_the_table_of_a_kit_is_that_of_a_device_at_hand(measured: Path, tiny_space: SearchSpace) -> None:
+    table = import_kit(measured)
+    here = LatencyTable.measure(tiny_space, device=FakeDevice(), precision="fp16", timing=TIMING)
+    assert table.workload == here.workload == Workload.of(tiny_space, batch_size=2, precision="fp16")
+    assert {name: row.median_ms for name, row in table.rows.items()} == pytest.approx(
+        {name: row.median_ms for name, row in here.rows.items()}
+    )
+    assert table.base_ms == pytest.approx(here.base_ms)
+    assert len(table.wholes) == 3
+    assert table.latency_ms(tiny_space.full) == pytest.approx(here.latency_ms(tiny_space.full))
+    assert table.device == "pretended-phone-ne"
+    assert {"compute_unit": "ne", "target": "none", "hardware": "none"}.items() <= table.provenance.items()
+
+
+def test_the_table_survives_a_file(measured: Path, tmp_path: Path) -> None:
+    table = import_kit(measured)
+    table.save(tmp_path / "table.yaml")
+    assert LatencyTable.load(tmp_path / "table.yaml") == table
+
+
+def test_an_interrupted_measurement_goes_on_to_the_same_table(kit: Path, measured: Path) -> None:
+    whole = CostRuntime("phone")
+    measure_kit(shutil.copytree(kit, kit.parent / "whole"), "ne", runtime=whole, timing=TIMING)
+    interrupted = CostRuntime("phone", predictions=whole.made // 2)
+    with pytest.raises(KeyboardInterrupt):
+        measure_kit(kit, "ne", runtime=interrupted, timing=TIMING)
+    with pytest.raises(TableError, match="not measured yet"):
+        import_kit(kit)
+    rest = CostRuntime("phone")
+    measure_kit(kit, "ne", runtime=rest, timing=TIMING)
+    assert import_kit(kit).rows == import_kit(measured).rows
+    # Not more than the visit that was interrupted, and the canary's warm-up, are made twice.
+    assert interrupted.made + rest.made < 1.2 * whole.made
+
+
+@pytest.mark.parametrize("file", ["manifest.json", "results/phone-ne.json"])
+@pytest.mark.parametrize("damage", ["changed", "cut"])
+def test_changed_or_damaged_files_are_noticed(measured: Path, file: str, damage: str) -> None:
+    text = (measured / file).read_text()
+    damaged = text.replace('"count": ', '"count": 1').replace('"batch_size": 2', '"batch_size": 4')
+    (measured / file).write_text(text[:-30] if damage == "cut" else damaged)
+    with pytest.raises(TableError, match=Path(file).name):
+        import_kit(measured)
+
+
+@pytest.mark.parametrize("damage", ["changed", "missing", "another file"])
+def test_a_damaged_package_is_noticed_before_it_is_measured(kit: Path, damage: str) -> None:
+    package = kit / Manifest.read(kit).packages[0].path
+    if damage == "changed":
+        (package / "weights.json").write_text("1")
+    elif damage == "missing":
+        shutil.rmtree(package)
+    else:
+        (package / "more").write_text("")
+    with pytest.raises(TableError, match=package.name):
+        measure_kit(kit, "ne", runtime=CostRuntime(), timing=TIMING)
+
+
+def test_results_belong_to_one_manifest(measured: Path, tiny_space: SearchSpace, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    export_kit(tiny_space, other, converter=CostConverter())
+    shutil.copytree(measured / "results", other / "results")
+    with pytest.raises(TableError, match="another manifest"):
+        import_kit(other)
+    with pytest.raises(TableError, match="another measurement"):
+        measure_kit(other, "ne", runtime=CostRuntime("phone"), timing=TIMING)
+
+
+def test_of_several_results_one_must_be_named(measured: Path) -> None:
+    measure_kit(measured, "cpu", runtime=CostRuntime(), timing=TIMING)
+    with pytest.raises(TableError, match="cpu, phone-ne"):
+        import_kit(measured)
+    with pytest.raises(TableError, match="no 'gpu'"):
+        import_kit(measured, results="gpu")
+    assert import_kit(measured, results="cpu").device == "pretended-cpu"
+
+
+def test_what_cannot_be_converted_is_named_and_nothing_is_written(tiny_space: SearchSpace, tmp_path: Path) -> None:
+    class Refusing(CostConverter):
+        def write(self, module: torch.nn.Module, *args: Any, path: Path, **kwargs: Any) -> Any:
+            if path.name.startswith("003"):
+                raise DeviceError("no")
+            return super().write(module, *args, path=path, **kwargs)
+
+    (tmp_path / "kit").mkdir()
+    (tmp_path / "kit" / "before").write_text("still here")
+    with pytest.raises(DeviceError, match=r"while converting .*: no"):
+        export_kit(tiny_space, tmp_path / "kit", converter=Refusing())
+    assert [path.name for path in (tmp_path / "kit").iterdir()] == ["before"]
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="there the script measures")
+def test_the_script_needs_nothing_that_a_mac_with_coremltools_lacks(kit: Path) -> None:
+    absent = ("torch", "diffusers", "transformers", "optuna", "yaml", "psutil", "scipy", "pandas", "matplotlib")
+    code = (
+        "import runpy, sys\n"
+        f"sys.modules.update(dict.fromkeys({absent!r}))\n"
+        f"sys.argv = [{str(kit / 'measure.py')!r}, '--unit', 'ne']\n"
+        f"runpy.run_path({str(kit / 'measure.py')!r}, run_name='__main__')\n"
+    )
+    ended = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    assert "Core ML runs programs on macOS only" in ended.stderr
+    assert "Traceback" not in ended.stderr
