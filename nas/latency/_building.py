@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from nas.architecture import Architecture, Block
@@ -46,6 +47,7 @@ class Built:
         attention: names of the attention processors met, as diffusers calls them.
         canary_ms: the canary's usual time.
         other_work_cores: how many cores other programs kept busy meanwhile.
+        loading_seconds: spent by the device on what it loads: exporting and compiling where it does, else copying.
     """
 
     rows: dict[str, Row]
@@ -54,6 +56,7 @@ class Built:
     attention: str
     canary_ms: float
     other_work_cores: float
+    loading_seconds: float
 
 
 def build(space: SearchSpace, workload: Workload, device: Device, *, copies: bool, timing: Timing) -> Built:
@@ -70,7 +73,8 @@ def build(space: SearchSpace, workload: Workload, device: Device, *, copies: boo
     # Every prediction holds the base, and what blocks take in context is known from a few networks alone.
     rows = bench.measure_all(loaders, description=f"Measuring {space.name} on {device.name}", twice=set(networks))
     base, measured = rows.pop(_BASE), {network: rows.pop(name) for name, network in wholes.items()}
-    return Built(rows, base, measured, loading.attention, round(bench.canary_ms, 6), round(bench.other_work_cores, 3))
+    canary_ms, other_work_cores = round(bench.canary_ms, 6), round(bench.other_work_cores, 3)
+    return Built(rows, base, measured, loading.attention, canary_ms, other_work_cores, round(loading.seconds, 3))
 
 
 def _wholes(space: SearchSpace, workload: Workload) -> list[Architecture]:
@@ -113,18 +117,22 @@ def _shortcut(block: Block, workload: Workload) -> Subject:
 
 
 class _Loading:
-    """Puts modules of one space on a device, and notes which attention they use."""
+    """Puts modules of one space on a device, and notes which attention they use and how long the device took."""
 
     def __init__(self, space: SearchSpace, workload: Workload, device: Device) -> None:
         self._space, self._workload, self._device = space, workload, device
         self._processors: set[str] = set()
+        self.seconds = 0.0
 
     def load(self, make: Callable[[], Subject]) -> Runnable:
         """Make a module and load it."""
         module, args, kwargs = make()
         self._processors |= {type(part.processor).__name__ for part in module.modules() if hasattr(part, "processor")}
         instances = self._instances(module)
-        return self._device.load(module, args, kwargs, precision=self._workload.precision, instances=instances)
+        start = perf_counter()
+        runnable = self._device.load(module, args, kwargs, precision=self._workload.precision, instances=instances)
+        self.seconds += perf_counter() - start
+        return runnable
 
     @property
     def attention(self) -> str:

@@ -329,6 +329,7 @@ def _provenance(device: Device, workload: Workload, built: Built) -> dict[str, s
         **_workload_provenance(workload),
         "canary_ms": built.canary_ms,
         "other_work_cores": built.other_work_cores,
+        "loading_seconds": built.loading_seconds,
         "date": now(),
     }
 
