@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from nas.architecture import Architecture, Block
 from nas.latency._bench import Bench
 from nas.latency._network import distinct_architectures
+from nas.latency._provenance import provenance_of
 from nas.latency._row import Row
 from nas.latency._timing import Timing
 from nas.latency.devices import Device, Runnable
@@ -44,19 +45,15 @@ class Built:
         rows: signature -> row.
         base: the network with every removable block skipped.
         wholes: networks measured end to end, by architecture; none where they are too large to be built as a whole.
-        attention: names of the attention processors met, as diffusers calls them.
-        canary_ms: the canary's usual time.
-        other_work_cores: how many cores other programs kept busy meanwhile.
-        loading_seconds: spent by the device on what it loads: exporting and compiling where it does, else copying.
+        provenance: device, workload and conditions; among them "attention", the names of the attention processors met,
+            as diffusers calls them, and "loading_seconds", which the device spent on what it loads: exporting and
+            compiling where it does, else copying.
     """
 
     rows: dict[str, Row]
     base: Row
     wholes: dict[Architecture, Row]
-    attention: str
-    canary_ms: float
-    other_work_cores: float
-    loading_seconds: float
+    provenance: dict[str, str | int | float]
 
 
 def build(space: SearchSpace, workload: Workload, device: Device, *, copies: bool, timing: Timing) -> Built:
@@ -73,8 +70,9 @@ def build(space: SearchSpace, workload: Workload, device: Device, *, copies: boo
     # Every prediction holds the base, and what blocks take in context is known from a few networks alone.
     rows = bench.measure_all(loaders, description=f"Measuring {space.name} on {device.name}", twice=set(networks))
     base, measured = rows.pop(_BASE), {network: rows.pop(name) for name, network in wholes.items()}
-    canary_ms, other_work_cores = round(bench.canary_ms, 6), round(bench.other_work_cores, 3)
-    return Built(rows, base, measured, loading.attention, canary_ms, other_work_cores, round(loading.seconds, 3))
+    conditions = {"canary_ms": bench.canary_ms, "other_work_cores": bench.other_work_cores}
+    found = {"attention": loading.attention, "loading_seconds": round(loading.seconds, 3)}
+    return Built(rows, base, measured, provenance_of(device, workload, **conditions, **found))
 
 
 def _wholes(space: SearchSpace, workload: Workload) -> list[Architecture]:

@@ -13,11 +13,11 @@ from torch import nn
 
 from nas.errors import ModelError
 from nas.latency._bench import Bench
-from nas.latency._network import PATIENT, now, space_of
+from nas.latency._network import PATIENT, space_of
+from nas.latency._provenance import provenance_of
 from nas.latency._row import Row
 from nas.latency._timing import Timing
 from nas.latency.devices import Device, Runnable, get_device
-from nas.latency.devices._machine import versions
 from nas.search_space import SearchSpace
 from nas.unet import example_inputs
 from nas.workload import Workload
@@ -80,7 +80,9 @@ def measure_parts(
         loaders[_BETWEEN] = partial(_load_between, pipeline, conditions, workload, device)
     bench = Bench(device, conditions.precision, timing or PATIENT)
     rows = bench.measure_all(loaders, description=f"Measuring the parts of an image on {device.name}")
-    return _times_of(rows), _provenance(pipeline, workload, bench)
+    made_of = {"pipeline": type(pipeline).__name__, "scheduler": type(pipeline.scheduler).__name__}
+    speed = {"canary_ms": bench.canary_ms, "other_work_cores": bench.other_work_cores}
+    return _times_of(rows), provenance_of(device, workload, **speed, **made_of)
 
 
 def _require_parts(pipeline: DiffusionPipeline) -> None:
@@ -92,21 +94,6 @@ def _times_of(rows: Mapping[str, Row]) -> dict[str, float]:
     fields = {_UNET: "unet_ms", _DECODER: "decoder_ms", _BETWEEN: "step_overhead_ms"}
     times = {field: rows[name].median_ms for name, field in fields.items() if name in rows}
     return {"text_encoder_ms": sum(row.median_ms for name, row in rows.items() if name not in fields), **times}
-
-
-def _provenance(pipeline: DiffusionPipeline, workload: Workload, bench: Bench) -> dict[str, str | int | float]:
-    return {
-        **bench.device.provenance(),
-        **versions("nas"),
-        "pipeline": type(pipeline).__name__,
-        "scheduler": type(pipeline.scheduler).__name__,
-        "precision": workload.precision,
-        "batch_size": workload.batch_size,
-        "resolution": f"{workload.height}x{workload.width}",
-        "canary_ms": round(bench.canary_ms, 6),
-        "other_work_cores": round(bench.other_work_cores, 3),
-        "date": now(),
-    }
 
 
 @dataclass(frozen=True)
