@@ -104,7 +104,7 @@ class ImageLatency:
         """
         samples = 2 if guided else 1
         batch_size = samples if unet_batch_size is None else unet_batch_size
-        if isinstance(batch_size, bool) or batch_size not in (1, samples):
+        if type(batch_size) is not int or batch_size not in (1, samples):
             choices = "1 or 2 under guidance" if guided else "1 without guidance"
             raise TableError(f"unet_batch_size is {batch_size!r}; for one picture it must be {choices}")
         return cls(
@@ -143,7 +143,8 @@ class ImageLatency:
             pipeline: has `text_encoder`, `tokenizer`, `unet`, `vae`, `scheduler` (and perhaps `text_encoder_2` with its
                 tokenizer, as SDXL does). It is left as it is.
             device: name or device.
-            steps: denoising steps.
+            steps: denoising steps, as the pipeline is asked for. The result's `steps` are how often the scheduler then
+                has the UNet predict: PNDM, which SD-v1.5 comes with, once more, Heun almost twice as often.
             guided: whether there is classifier-free guidance.
             unet_batch_size: see `from_components`.
             height: rows of the latent, not of the picture; the UNet's own when None.
@@ -158,7 +159,7 @@ class ImageLatency:
         Raises:
             DeviceError: the device is not here, or cannot run a part.
             ModelError: the pipeline lacks a part.
-            TableError: the workload makes no sense.
+            TableError: the workload makes no sense, or the scheduler cannot do so many steps.
         """
         from nas.latency._image_measuring import Conditions, measure_parts
         from nas.latency._network import as_device
@@ -265,9 +266,9 @@ class ImageLatency:
     def with_unet_ms(self, unet_ms: float) -> ImageLatency:
         """The same image with another UNet, for example one that a `LatencyTable` of the same batch size predicts.
 
-        What was reported for the whole is not known of it.
+        What was reported for the whole is not known of it, and it is neither measured nor published as a whole.
         """
-        return replace(self, unet_ms=unet_ms, reported_total_ms=None)
+        return replace(self, unet_ms=unet_ms, reported_total_ms=None, origin="given")
 
     def with_total(self, measured_ms: float) -> ImageLatency:
         """The same with the constant that makes `total_ms` what was measured end to end.

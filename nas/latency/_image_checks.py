@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from numbers import Real
 from typing import TYPE_CHECKING
 
@@ -35,6 +36,7 @@ def check_image(image: ImageLatency) -> None:
         raise TableError("unet_runs_per_step must be 1 where unet_batch_size is unknown: unet_ms is a whole step's")
     if image.origin not in ORIGINS:
         raise TableError(f"origin is {image.origin!r}; choose one of {', '.join(ORIGINS)}")
+    _require_scalars(image.provenance)
 
 
 def require_ms(name: str, value: object, *, least: str) -> None:
@@ -46,6 +48,13 @@ def require_ms(name: str, value: object, *, least: str) -> None:
 def is_finite_number(value: object) -> bool:
     """Whether it is a number, neither True nor False, and finite."""
     return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _require_scalars(provenance: object) -> None:
+    if not isinstance(provenance, Mapping):
+        raise TableError(f"provenance is {type(provenance).__name__}; it must be a mapping")
+    if wrong := [name for name, value in provenance.items() if not isinstance(value, str | int | float)]:
+        raise TableError(f"provenance.{wrong[0]} must be text or a number")
 
 
 def _require_count(name: str, value: object) -> None:

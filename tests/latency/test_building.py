@@ -9,7 +9,9 @@ from nas.latency import _building
 from nas.latency.testing import FakeDevice
 
 
-def test_a_table_says_how_long_the_device_took_to_load(tiny_space: SearchSpace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_table_says_how_long_the_device_took_to_load(
+    tiny_space: SearchSpace, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Compiling(FakeDevice):
         seconds = 0.0
 

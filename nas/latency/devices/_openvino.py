@@ -115,6 +115,9 @@ class OpenVinoDevice(ExportingDevice):
         asked, got = _HINTS[precision], compiled.get_property("INFERENCE_PRECISION_HINT")
         if got != getattr(self._openvino.Type, asked):
             raise DeviceError(f"{self.name} was asked for {asked} and compiled for {got}")
+        if self._compiled.get("inference_precision_hint") != asked:
+            # Of another table that the device was used for before.
+            self._executed.clear()
         self._compiled = {name.lower(): str(compiled.get_property(name)) for name in _ASKED_BACK}
         self._compiled["inference_precision_hint"] = asked
         for node in compiled.get_runtime_model().get_ops():
