@@ -196,6 +196,7 @@ def test_several_devices_in_one_run(
     assert "no device is called 'abacus'" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_what_goes_wrong_in_the_other_process_is_told() -> None:
     if not SCRIPT.is_file():
         pytest.skip("benchmarks are not part of this distribution")
