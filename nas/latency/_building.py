@@ -7,12 +7,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from nas._fingerprint import fingerprint_of_texts
 from nas.architecture import Architecture, Block
 from nas.latency._canary import bench_on
 from nas.latency._network import distinct_architectures
+from nas.latency._provenance import provenance_of
 from nas.latency._row import Row
 from nas.latency._timing import Timing
 from nas.latency._visits import Visits
@@ -84,19 +86,23 @@ class Built:
         rows: signature -> row.
         base: the network with every removable block skipped.
         wholes: networks measured end to end, by architecture; none where they are too large to be built as a whole.
-        provenance: attention processors met, as diffusers calls them, and what the bench says of the measurement.
+        provenance: device, workload and conditions; among them "attention", the attention processors as diffusers calls
+            them, and "loading_seconds", which the device spent on what it loads: exporting and compiling where it
+            does, else copying.
     """
 
     rows: dict[str, Row]
     base: Row
     wholes: dict[Architecture, Row]
-    provenance: dict[str, str | float]
+    provenance: dict[str, str | int | float]
 
     @classmethod
-    def of(cls, plan: Mapping[str, Architecture], rows: Mapping[str, Row], provenance: dict[str, str | float]) -> Built:
-        """From rows by the names of a plan; `plan` are its `wholes`."""
-        rest = {name: row for name, row in rows.items() if name != BASE and name not in plan}
-        return cls(rest, rows[BASE], {architecture: rows[name] for name, architecture in plan.items()}, provenance)
+    def of(
+        cls, wholes: Mapping[str, Architecture], rows: Mapping[str, Row], provenance: dict[str, str | int | float]
+    ) -> Built:
+        """From rows by the names of a plan, and the plan's `wholes`."""
+        rest = {name: row for name, row in rows.items() if name != BASE and name not in wholes}
+        return cls(rest, rows[BASE], {wholes[name]: rows[name] for name in wholes}, provenance)
 
 
 def build(
@@ -110,15 +116,16 @@ def build(
 ) -> Built:
     """Measure all rows and the base of a space; see `LatencyTable.measure`."""
     bench = bench_on(device, workload.precision, replace(timing, passes=timing.passes or passes_of(space, workload)))
-    plan = Plan.of(space, workload, home=device.home, copies=copies)
-    loaders = {name: partial(_load, make, space, workload, device) for name, make in plan.subjects.items()}
+    plan, loading = Plan.of(space, workload, home=device.home, copies=copies), _Loading(space, workload, device)
+    loaders = {name: partial(loading.load, make) for name, make in plan.subjects.items()}
     rows = bench.measure_all(
         loaders,
         description=f"Measuring {space.name} on {device.name}",
         twice=plan.twice,
         visits=visits and Visits(Path(visits), _title(space, workload, device, bench.timing)),
     )
-    return Built.of(plan.wholes, rows, {"attention": _attention_of(space), **bench.provenance()})
+    found = {"attention": _attention_of(space), "loading_seconds": round(loading.seconds, 3)}
+    return Built.of(plan.wholes, rows, provenance_of(device, workload, bench, **found))
 
 
 def _title(space: SearchSpace, workload: Workload, device: Device, timing: Timing) -> str:
@@ -167,11 +174,23 @@ def _shortcut(block: Block, workload: Workload) -> Subject:
     return make_shortcut(block), (hidden_states,), {}
 
 
-def _load(make: Callable[[], Subject], space: SearchSpace, workload: Workload, device: Device) -> Runnable:
-    module, args, kwargs = make()
-    sizes = {"working_set_mb": device.working_set_mb, "min_instances": device.min_instances}
-    instances = instances_of(module, space, workload.precision, **sizes)
-    return device.load(module, args, kwargs, precision=workload.precision, instances=instances)
+class _Loading:
+    """Puts modules of one space on a device, and notes how long the device took."""
+
+    def __init__(self, space: SearchSpace, workload: Workload, device: Device) -> None:
+        self._space, self._workload, self._device = space, workload, device
+        self.seconds = 0.0
+
+    def load(self, make: Callable[[], Subject]) -> Runnable:
+        """Make a module and load it."""
+        module, args, kwargs = make()
+        device, precision = self._device, self._workload.precision
+        sizes = {"working_set_mb": device.working_set_mb, "min_instances": device.min_instances}
+        instances = instances_of(module, self._space, precision, **sizes)
+        start = perf_counter()
+        runnable = device.load(module, args, kwargs, precision=precision, instances=instances)
+        self.seconds += perf_counter() - start
+        return runnable
 
 
 def _attention_of(space: SearchSpace) -> str:

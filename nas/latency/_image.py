@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from numbers import Real
 from typing import TYPE_CHECKING
 
 from nas.errors import BudgetError, TableError
 from nas.latency import _image_storage
+from nas.latency._image_checks import check_image, is_finite_number, require_ms
 from nas.latency._timing import Timing
 
 if TYPE_CHECKING:
@@ -18,10 +17,6 @@ if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
     from nas.latency.devices import Device
-
-ORIGINS = ("measured", "published", "given")
-_RUNS = ("steps", "text_encoder_runs", "unet_runs_per_step", "decoder_runs")
-_NOT_NEGATIVE = ("text_encoder_ms", "decoder_ms", "step_overhead_ms", "constant_ms")
 
 
 @dataclass(frozen=True)
@@ -72,19 +67,7 @@ class ImageLatency:
     provenance: Mapping[str, str | int | float] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
-        for name in _RUNS:
-            _require_count(name, getattr(self, name))
-        for name in _NOT_NEGATIVE:
-            _require_ms(name, getattr(self, name), least="0 or more")
-        _require_ms("unet_ms", self.unet_ms, least="more than 0")
-        if self.reported_total_ms is not None:
-            _require_ms("reported_total_ms", self.reported_total_ms, least="more than 0")
-        if self.unet_batch_size is not None:
-            _require_count("unet_batch_size", self.unet_batch_size)
-        elif self.unet_runs_per_step != 1:
-            raise TableError("unet_runs_per_step must be 1 where unet_batch_size is unknown: unet_ms is a whole step's")
-        if self.origin not in ORIGINS:
-            raise TableError(f"origin is {self.origin!r}; choose one of {', '.join(ORIGINS)}")
+        check_image(self)
 
     # Where one comes from.
 
@@ -121,7 +104,7 @@ class ImageLatency:
         """
         samples = 2 if guided else 1
         batch_size = samples if unet_batch_size is None else unet_batch_size
-        if isinstance(batch_size, bool) or batch_size not in (1, samples):
+        if type(batch_size) is not int or batch_size not in (1, samples):
             choices = "1 or 2 under guidance" if guided else "1 without guidance"
             raise TableError(f"unet_batch_size is {batch_size!r}; for one picture it must be {choices}")
         return cls(
@@ -160,7 +143,8 @@ class ImageLatency:
             pipeline: has `text_encoder`, `tokenizer`, `unet`, `vae`, `scheduler` (and perhaps `text_encoder_2` with its
                 tokenizer, as SDXL does). It is left as it is.
             device: name or device.
-            steps: denoising steps.
+            steps: denoising steps, as the pipeline is asked for. The result's `steps` are how often the scheduler then
+                has the UNet predict: PNDM, which SD-v1.5 comes with, once more, Heun almost twice as often.
             guided: whether there is classifier-free guidance.
             unet_batch_size: see `from_components`.
             height: rows of the latent, not of the picture; the UNet's own when None.
@@ -175,7 +159,7 @@ class ImageLatency:
         Raises:
             DeviceError: the device is not here, or cannot run a part.
             ModelError: the pipeline lacks a part.
-            TableError: the workload makes no sense.
+            TableError: the workload makes no sense, or the scheduler cannot do so many steps.
         """
         from nas.latency._image_measuring import Conditions, measure_parts
         from nas.latency._network import as_device
@@ -268,8 +252,7 @@ class ImageLatency:
         Raises:
             BudgetError: it is no positive number of ms, or the rest of the image takes as long without any UNet.
         """
-        number = isinstance(image_budget_ms, Real) and not isinstance(image_budget_ms, bool)
-        if not number or not math.isfinite(image_budget_ms) or image_budget_ms <= 0:
+        if not is_finite_number(image_budget_ms) or image_budget_ms <= 0:
             raise BudgetError(f"the image's budget is {image_budget_ms!r}; it must be a positive number of ms")
         budget_ms = (float(image_budget_ms) - self.without_unet_ms) / self.unet_runs
         if budget_ms <= 0:
@@ -283,9 +266,9 @@ class ImageLatency:
     def with_unet_ms(self, unet_ms: float) -> ImageLatency:
         """The same image with another UNet, for example one that a `LatencyTable` of the same batch size predicts.
 
-        What was reported for the whole is not known of it.
+        What was reported for the whole is not known of it, and it is neither measured nor published as a whole.
         """
-        return replace(self, unet_ms=unet_ms, reported_total_ms=None)
+        return replace(self, unet_ms=unet_ms, reported_total_ms=None, origin="given")
 
     def with_total(self, measured_ms: float) -> ImageLatency:
         """The same with the constant that makes `total_ms` what was measured end to end.
@@ -294,7 +277,7 @@ class ImageLatency:
             TableError: the parts take longer than that.
         """
         parts_ms = self.total_ms - self.constant_ms
-        _require_ms("measured_ms", measured_ms, least="more than 0")
+        require_ms("measured_ms", measured_ms, least="more than 0")
         if measured_ms < parts_ms:
             raise TableError(f"measured_ms is {measured_ms:.6g}, below the sum of the parts, {parts_ms:.6g} ms")
         return replace(self, constant_ms=measured_ms - parts_ms, reported_total_ms=measured_ms)
@@ -315,14 +298,3 @@ class ImageLatency:
             for name, ms, runs in parts
         ]
         return pd.DataFrame(lines)
-
-
-def _require_count(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise TableError(f"{name} is {value!r}; it must be a whole number of at least 1")
-
-
-def _require_ms(name: str, value: object, *, least: str) -> None:
-    number = isinstance(value, Real) and not isinstance(value, bool)
-    if not number or not math.isfinite(value) or value < 0 or (value == 0 and least != "0 or more"):
-        raise TableError(f"{name} is {value!r}; it must be a finite number of ms, {least}")

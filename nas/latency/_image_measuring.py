@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 from torch import nn
 
-from nas.errors import ModelError
+from nas.errors import ModelError, TableError
 from nas.latency._canary import bench_on
-from nas.latency._network import PATIENT, now, space_of
+from nas.latency._network import PATIENT, space_of
+from nas.latency._provenance import provenance_of
 from nas.latency._row import Row
 from nas.latency._timing import Timing
 from nas.latency.devices import Device, Runnable, get_device
-from nas.latency.devices._machine import versions
 from nas.search_space import SearchSpace
 from nas.unet import example_inputs
 from nas.workload import Workload
@@ -62,16 +62,18 @@ def measure_parts(
     *,
     timing: Timing | None,
     with_step_overhead: bool,
-) -> tuple[dict[str, float], dict[str, str | int | float]]:
+) -> tuple[dict[str, Any], dict[str, str | int | float]]:
     """Time text encoder, UNet, decoder and, if asked for, what a step does beside the UNet.
 
     Returns:
-        the times by the names that `ImageLatency` has for them, and all that decided them.
+        the times, and the scheduler's steps, by the names that `ImageLatency` has for them; and all that decided them.
 
     Raises:
         ModelError: the pipeline lacks a part.
+        TableError: the scheduler cannot do so many steps.
     """
     _require_parts(pipeline)
+    steps = len(_scheduled(pipeline.scheduler, conditions.steps).timesteps)
     space = space_of(pipeline.unet, context_length=pipeline.tokenizer.model_max_length)
     size = {"height": conditions.height, "width": conditions.width}
     workload = Workload.of(space, batch_size=conditions.batch_size, precision=conditions.precision, **size)
@@ -80,30 +82,35 @@ def measure_parts(
         loaders[_BETWEEN] = partial(_load_between, pipeline, conditions, workload, device)
     bench = bench_on(device, conditions.precision, timing or PATIENT)
     rows = bench.measure_all(loaders, description=f"Measuring the parts of an image on {device.name}")
-    return _times_of(rows), {**device.provenance(), **_provenance(pipeline, workload), **bench.provenance()}
+    made_of = {"pipeline": type(pipeline).__name__, "scheduler": type(pipeline.scheduler).__name__}
+    return {"steps": steps, **_times_of(rows)}, provenance_of(device, workload, bench, **made_of)
 
 
 def _require_parts(pipeline: DiffusionPipeline) -> None:
-    if missing := [name for name in _NEEDED if getattr(pipeline, name, None) is None]:
+    # An encoder beside the first is optional; its tokenizer is not.
+    tokenizers = [_TEXT_ENCODERS[name] for name in _text_encoders(pipeline)]
+    if missing := [name for name in (*_NEEDED, *tokenizers) if getattr(pipeline, name, None) is None]:
         raise ModelError(f"cannot measure the image of a {type(pipeline).__name__}: it has no {missing[0]}")
+
+
+def _scheduled(scheduler: Any, steps: int, device: str = "cpu") -> Any:
+    # A scheduler counts its steps: the pipeline's own is left as it is.
+    scheduler = copy.deepcopy(scheduler)
+    try:
+        scheduler.set_timesteps(steps, device=device)
+    except (ValueError, IndexError) as error:
+        raise TableError(f"steps is {steps}, which the {type(scheduler).__name__} cannot do: {error}") from error
+    return scheduler
+
+
+def _text_encoders(pipeline: DiffusionPipeline) -> list[str]:
+    return [name for name in _TEXT_ENCODERS if getattr(pipeline, name, None) is not None]
 
 
 def _times_of(rows: Mapping[str, Row]) -> dict[str, float]:
     fields = {_UNET: "unet_ms", _DECODER: "decoder_ms", _BETWEEN: "step_overhead_ms"}
     times = {field: rows[name].median_ms for name, field in fields.items() if name in rows}
     return {"text_encoder_ms": sum(row.median_ms for name, row in rows.items() if name not in fields), **times}
-
-
-def _provenance(pipeline: DiffusionPipeline, workload: Workload) -> dict[str, str | int | float]:
-    return {
-        **versions("nas"),
-        "pipeline": type(pipeline).__name__,
-        "scheduler": type(pipeline.scheduler).__name__,
-        "precision": workload.precision,
-        "batch_size": workload.batch_size,
-        "resolution": f"{workload.height}x{workload.width}",
-        "date": now(),
-    }
 
 
 @dataclass(frozen=True)
@@ -117,8 +124,7 @@ class _Parts:
 
     def loaders(self) -> dict[str, Callable[[], Runnable]]:
         """By name, what loads each."""
-        there = [name for name in _TEXT_ENCODERS if getattr(self.pipeline, name, None) is not None]
-        texts = {f"the pipeline's {name}": partial(self._text_encoder, name) for name in there}
+        texts = {f"the pipeline's {name}": partial(self._text_encoder, name) for name in _text_encoders(self.pipeline)}
         subjects = {**texts, _UNET: self._unet, _DECODER: self._decoder}
         return {name: partial(self._load, subject) for name, subject in subjects.items()}
 
@@ -179,8 +185,7 @@ class _BetweenSteps(nn.Module):
 
     def __init__(self, scheduler: Any, steps: int, samples: int, home: str) -> None:
         super().__init__()
-        # A scheduler counts its steps: the pipeline's own is left as it is.
-        self.scheduler, self.steps, self.samples, self.home = copy.deepcopy(scheduler), steps, samples, home
+        self.scheduler, self.steps, self.samples, self.home = _scheduled(scheduler, steps, home), steps, samples, home
         self.left: list[torch.Tensor] = []
 
     def forward(self, latents: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
-from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from nas.architecture import Architecture
 from nas.errors import ModelError, TableError
 from nas.latency._canary import bench_on
+from nas.latency._provenance import now
 from nas.latency._row import Row
 from nas.latency._timing import Timing
 from nas.latency._validation import Pair, Validation
@@ -169,11 +169,6 @@ def distinct_architectures(
         architecture = next((c for c in candidates if c not in seen), None) or space.sample(rng)
         seen.add(architecture)
         yield architecture
-
-
-def now() -> str:
-    """The time as tables write it: UTC, ISO 8601, to the second."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _network(table: LatencyTable, unet: nn.Module | None, architecture: Architecture, device: Device) -> nn.Module:

@@ -14,12 +14,13 @@ import numpy as np
 from nas.architecture import Architecture, Block
 from nas.errors import TableError
 from nas.latency import _storage
-from nas.latency._network import as_device, device_of, now, validate
+from nas.latency._frame import frame_of
+from nas.latency._network import as_device, device_of, validate
 from nas.latency._prediction import Costs, counts_of, saving_ms
+from nas.latency._provenance import now, workload_provenance
 from nas.latency._row import Row
 from nas.latency._timing import Timing
 from nas.latency._validation import Validation
-from nas.latency.devices._machine import versions
 from nas.search_space import SearchSpace
 from nas.workload import Workload
 
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     import pandas as pd
     from diffusers import UNet2DConditionModel
 
-    from nas.latency._building import Built
     from nas.latency.devices import Device
 
 _BEST_WITH = "measure one with nas.LatencyTable.measure or `nas lut build`"
@@ -117,8 +117,7 @@ class LatencyTable:
         workload = Workload.of(space, batch_size=batch_size, precision=precision, **size)
         device = as_device(device, threads=threads)
         built = build(space, workload, device, copies=copies, timing=timing or Timing(), visits=visits)
-        provenance = _provenance(device, workload, built)
-        return cls(space, workload, built.rows, built.base, provenance, wholes=built.wholes)
+        return cls(space, workload, built.rows, built.base, built.provenance, wholes=built.wholes)
 
     @classmethod
     def fit(
@@ -158,7 +157,7 @@ class LatencyTable:
         from nas.latency._fitted_table import fitted_fields
 
         workload, runs = workload or Workload.of(space), counts_of(space, architectures)
-        known = {"date": now(), **(provenance or {}), "device": device, **_workload_provenance(workload)}
+        known = {"date": now(), **(provenance or {}), "device": device, **workload_provenance(workload)}
         fields = fitted_fields(
             space, workload, runs, latencies_ms, keep_unusable=keep_unusable, date=str(known["date"])
         )
@@ -256,15 +255,7 @@ class LatencyTable:
 
         `blocks` says how many blocks of the full network have that signature.
         """
-        import pandas as pd
-
-        found = [_line("base", "base", self.base, 1)]
-        found += [_line(str(network), "network", row, 1) for network, row in self.wholes.items()]
-        signatures = [block.signature(self.workload) for block in self.space.blocks]
-        signatures += [block.shortcut_signature(self.workload) for block in self.space.blocks]
-        for name, row in sorted(self.rows.items()):
-            found.append(_line(name, name.partition(" ")[0], row, signatures.count(name)))
-        return pd.DataFrame(found)
+        return frame_of(self)
 
     # Whether to believe it.
 
@@ -322,25 +313,3 @@ class LatencyTable:
     @cached_property
     def _costs(self) -> Costs:
         return Costs.of(self.space, self.workload, self.rows)
-
-
-def _provenance(device: Device, workload: Workload, built: Built) -> dict[str, str | int | float]:
-    return {
-        **device.provenance(),
-        **versions("nas"),
-        **_workload_provenance(workload),
-        **built.provenance,
-        "date": now(),
-    }
-
-
-def _workload_provenance(workload: Workload) -> dict[str, str | int | float]:
-    return {
-        "precision": workload.precision,
-        "batch_size": workload.batch_size,
-        "resolution": f"{workload.height}x{workload.width}",
-    }
-
-
-def _line(name: str, kind: str, row: Row, blocks: int) -> dict[str, str | int | float]:
-    return {"signature": name, "kind": kind, "blocks": blocks, **vars(row)}

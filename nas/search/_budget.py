@@ -136,6 +136,14 @@ def safety_margin(lut: Latencies, quantile: float) -> float:
     return validation.underprediction(float(quantile))
 
 
+def doubt_about(lut: Latencies) -> str | None:
+    """Why a table is not to be relied on, where it says so itself: a fit that was kept although it is not usable."""
+    provenance = getattr(lut, "provenance", {})
+    if provenance.get("fit_usable", 1):
+        return None
+    return f"the latency table was fitted to whole networks and is marked as {provenance.get('fit', 'not usable')}"
+
+
 def _typical(space: SearchSpace, lut: Latencies, *, draws: int = 101) -> Architecture:
     rng = random.Random(0)
     by_latency = {lut.latency_ms(network): network for network in (space.sample(rng) for _ in range(draws))}

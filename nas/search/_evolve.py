@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from nas._progress import say
 from nas.errors import StorageError, TableError
 from nas.quality import Scorer
 from nas.search._actions import FULL, Latencies, can_copy
-from nas.search._budget import Profile, profile, safety_margin
+from nas.search._budget import Profile, doubt_about, profile, safety_margin
 from nas.search._finish import Finish
 from nas.search._greedy import Greedy
 from nas.search._journal import Journal
@@ -111,6 +112,10 @@ def evolve(
             when None.
         report: called with each line for people; when None they go to stderr, if that is a terminal.
 
+    Warns:
+        UserWarning: the table was fitted to whole networks and says itself that it is not usable; the reason is in
+            the message. What is found is then to be measured before it is believed.
+
     Raises:
         BudgetError: the budget is no positive number or cannot be met; the message says what can.
         TableError: the table is of another search space or workload, or a margin is asked for and the table has no
@@ -131,6 +136,9 @@ def evolve(
         tell=report or _say_to_people,
     )
     safety = 0.0 if margin is None else safety_margin(lut, margin)
+    if doubt := doubt_about(lut):
+        search.tell(f"Warning: {doubt}")
+        warnings.warn(doubt, UserWarning, stacklevel=2)
     outlook = search.look(budget_ms, safety)
     lessons = Lessons.of(supernet, settings, search.workdir, data=data, teacher=teacher, scheduler=scheduler)
     found = search.run(outlook.budget_ms, lessons, storage, Finish(lut, search.workdir, lessons, measure))

@@ -12,7 +12,7 @@ import pytest
 import torch
 from fakes import AdditiveScorer, AdditiveTable, QuickSupernet, best_by_brute_force
 
-from nas import Evolution, SearchSpace, Supernet
+from nas import Evolution, LatencyTable, SearchSpace, Supernet, Workload
 from nas.errors import SearchError, StorageError, TableError
 from nas.latency import Pair, Validation
 from nas.search import Greedy
@@ -51,6 +51,24 @@ def test_a_margin_leaves_room_for_the_tables_error(
     assert (trusting.predicted_ms, trusting.safety_margin) == (27.0, 0.0)
     with pytest.raises(TableError, match="no validation"):
         evolve(lut=even_table, budget_ms=27.0, margin=0.9, workdir=tmp_path / "unvalidated")
+
+
+def test_a_table_that_says_it_is_not_usable_is_warned_about(
+    evolve: Callable[..., Evolution], even_table: AdditiveTable, small_space: SearchSpace
+) -> None:
+    rng = random.Random(0)
+    networks = [small_space.sample(rng) for _ in range(60)]
+    latencies_ms = [100 * rng.random() + even_table.latency_ms(network) for network in networks]
+    workload = Workload.of(small_space)
+    fit = {"device": "phone", "workload": workload, "keep_unusable": True}
+    noisy = LatencyTable.fit(small_space, networks, latencies_ms, **fit)
+    said: list[str] = []
+    budget_ms = (noisy.base_ms + noisy.latency_ms(small_space.full)) / 2
+    with pytest.warns(UserWarning, match="fitted to whole networks and is marked as not usable: cross-validated"):
+        found = evolve(lut=noisy, budget_ms=budget_ms, report=said.append)
+    assert found.predicted_ms <= budget_ms
+    assert said[0].startswith("Warning: ")
+    assert str(noisy.provenance["fit"]) in said[0]
 
 
 @pytest.mark.parametrize("group_size", [1, 3, 0.3, 1.0])

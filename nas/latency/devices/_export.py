@@ -78,10 +78,10 @@ def export(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], *,
         DeviceError: the module cannot be exported.
     """
     cpu, dtype = torch.device("cpu"), DTYPES[precision]
-    module = placed(module, cpu, dtype)
-    args, kwargs = [moved(value, cpu, dtype) for value in args], {k: moved(v, cpu, dtype) for k, v in kwargs.items()}
-    tensors = tuple(tensor.contiguous() for tensor in tensors_of((tuple(args), kwargs)))
     with explained(name, precision), torch.no_grad(), quiet():
+        module = placed(module, cpu, dtype)
+        args, kwargs = moved((tuple(args), dict(kwargs)), cpu, dtype)
+        tensors = tuple(tensor.contiguous() for tensor in tensors_of((args, kwargs)))
         program = torch.export.export(TensorsOnly(module, args, kwargs).eval(), tensors, strict=False)
     weights = [*module.parameters(), *module.buffers()]
     return Exported(program, tensors, sum(t.numel() * t.element_size() for t in weights) / 2**20)

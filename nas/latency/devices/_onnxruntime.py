@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from itertools import cycle
 from pathlib import Path
-from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,7 +12,7 @@ import torch
 from nas.errors import DeviceError
 from nas.latency.devices._device import require_precision
 from nas.latency.devices._export import Exported, explained, export, quiet
-from nas.latency.devices._machine import machine, require_threads, versions
+from nas.latency.devices._exporting import ExportedRunnable, ExportingDevice, needing
 
 if TYPE_CHECKING:
     from torch import nn
@@ -22,7 +20,7 @@ if TYPE_CHECKING:
 _PROVIDERS = ["CPUExecutionProvider"]
 
 
-class OnnxRuntimeDevice:
+class OnnxRuntimeDevice(ExportingDevice):
     """ONNX Runtime's CPU provider, all graph optimisations on, one operator at a time.
 
     Modules go through `torch.export` and `torch.onnx.export`. Each instance is a session with weights of its own; the
@@ -39,28 +37,21 @@ class OnnxRuntimeDevice:
     """
 
     name = "onnxruntime-cpu"
-    home = "cpu"
-    working_set_mb = 64.0
-    min_instances = 1
-    keep_mb = 512.0
 
     def __init__(self, *, threads: int | None = None) -> None:
-        try:
+        with needing(self.name, "onnxruntime"):
             import onnx  # noqa: F401
             import onnxruntime
             import onnxscript  # noqa: F401
-        except ImportError as error:
-            raise DeviceError(f"{self.name} needs {error.name}; pip install 'nas[onnxruntime]'") from error
+        super().__init__(threads=threads)
         self._runtime = onnxruntime
-        self.threads = require_threads(threads) or torch.get_num_threads()
         self._opset = "none yet"
 
     def provenance(self) -> dict[str, str | int | float]:
         """Machine, threads, versions, session options, and the opset of what was exported."""
-        options = {"threads": self.threads, "inter_op_threads": 1, "execution": "sequential", "optimization": "all"}
+        options = {"inter_op_threads": 1, "execution": "sequential", "optimization": "all"}
         found = {"provider": _PROVIDERS[0], "spinning": "during runs", "opset": self._opset}
-        packages = versions("onnxruntime", "onnx", "onnxscript", "torch", "diffusers")
-        return {"device": self.name, **machine(), **options, **found, **packages}
+        return self.provenance_with("onnxruntime", "onnx", "onnxscript", **options, **found)
 
     def load(
         self,
@@ -81,8 +72,8 @@ class OnnxRuntimeDevice:
         exported = export(module, args, kwargs, precision=precision, name=self.name)
         with explained(self.name, precision), _temporary_folder() as folder:
             path = self._written(exported, Path(folder))
-            sessions = [self._session(path) for _ in range(instances)]
-            return OnnxRuntimeRunnable(self._runtime, sessions, exported)
+            bound = [self._bound(self._session(path), exported) for _ in range(instances)]
+            return OnnxRuntimeRunnable(bound, exported, device=self.name, precision=precision)
 
     def _written(self, exported: Exported, folder: Path) -> Path:
         path = folder / "module.onnx"
@@ -104,39 +95,30 @@ class OnnxRuntimeDevice:
         options.log_severity_level = 3  # errors only
         return self._runtime.InferenceSession(str(path), options, providers=_PROVIDERS)
 
+    def _bound(self, session: Any, exported: Exported) -> tuple[Any, Any]:
+        binding = session.io_binding()
+        for node, tensor in zip(session.get_inputs(), exported.tensors, strict=True):
+            # The value stands on the tensor's memory, which the runnable keeps.
+            binding.bind_ortvalue_input(node.name, self._runtime.OrtValue.ortvalue_from_numpy(tensor.numpy()))
+        for node in session.get_outputs():
+            binding.bind_output(node.name, "cpu")
+        return session, binding
+
 
 def _temporary_folder() -> tempfile.TemporaryDirectory[str]:
     # Windows does not remove files that are still mapped into memory.
     return tempfile.TemporaryDirectory(prefix="nas-onnx-", ignore_cleanup_errors=True)
 
 
-class OnnxRuntimeRunnable:
-    """Sessions that are run in turn, inputs and outputs bound."""
+class OnnxRuntimeRunnable(ExportedRunnable):
+    """Sessions with inputs and outputs bound."""
 
-    def __init__(self, runtime: Any, sessions: list[Any], exported: Exported) -> None:
-        self.weight_mb = exported.weight_mb * len(sessions)
-        # An OrtValue stands on the array's memory and keeps it.
-        self._inputs = [runtime.OrtValue.ortvalue_from_numpy(tensor.numpy()) for tensor in exported.tensors]
-        self._bindings = [(session, self._bound(session)) for session in sessions]
-        self._turns = cycle(self._bindings)
-
-    def run_ms(self) -> float:
-        """The next session, by the wall clock."""
-        session, binding = next(self._turns)
-        start = perf_counter_ns()
+    def execute(self, instance: tuple[Any, Any]) -> None:
+        """Run a session with what is bound to it."""
+        session, binding = instance
         session.run_with_iobinding(binding)
-        return (perf_counter_ns() - start) / 1e6
 
-    def output(self) -> torch.Tensor:
-        """See `Runnable.output`."""
-        session, binding = self._bindings[0]
-        session.run_with_iobinding(binding)
-        return torch.from_numpy(binding.get_outputs()[0].numpy().copy())
-
-    def _bound(self, session: Any) -> Any:
-        binding = session.io_binding()
-        for node, value in zip(session.get_inputs(), self._inputs, strict=True):
-            binding.bind_ortvalue_input(node.name, value)
-        for node in session.get_outputs():
-            binding.bind_output(node.name, "cpu")
-        return binding
+    def output_of(self, instance: tuple[Any, Any]) -> torch.Tensor:
+        """The runtime's memory, copied."""
+        _, binding = instance
+        return torch.from_numpy(binding.get_outputs()[0].numpy().copy()).float()

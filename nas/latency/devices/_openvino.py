@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import cycle
 from pathlib import Path
-from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,7 +12,7 @@ import torch
 from nas.errors import DeviceError
 from nas.latency.devices._device import require_precision
 from nas.latency.devices._export import Exported, explained, export, quiet
-from nas.latency.devices._machine import machine, require_threads, versions
+from nas.latency.devices._exporting import ExportedRunnable, ExportingDevice, needing
 from nas.workload import PRECISIONS
 
 if TYPE_CHECKING:
@@ -25,7 +23,7 @@ _DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 _ASKED_BACK = ("NUM_STREAMS", "INFERENCE_NUM_THREADS", "ENABLE_CPU_PINNING", "ENABLE_HYPER_THREADING")
 
 
-class OpenVinoDevice:
+class OpenVinoDevice(ExportingDevice):
     """OpenVINO's CPU plugin, for latency: one stream, shapes fixed, the precision as asked.
 
     Left alone the plugin computes fp32 models in bf16 where the CPU can, so the precision is set; one that the plugin
@@ -40,29 +38,22 @@ class OpenVinoDevice:
     """
 
     name = "openvino-cpu"
-    home = "cpu"
-    working_set_mb = 64.0
-    min_instances = 1
-    keep_mb = 512.0
 
     def __init__(self, *, threads: int | None = None) -> None:
-        try:
+        with needing(self.name, "openvino"):
             import openvino
-        except ImportError as error:
-            raise DeviceError(f"{self.name} needs {error.name}; pip install 'nas[openvino]'") from error
+        super().__init__(threads=threads)
         self._openvino, self._core = openvino, openvino.Core()
         # A model read from files would otherwise be mapped into memory, and instances would share its pages.
         self._core.set_property({"ENABLE_MMAP": False})
-        self.threads = require_threads(threads) or torch.get_num_threads()
         self._compiled: dict[str, str] = {}
         self._executed: set[str] = set()
 
     def provenance(self) -> dict[str, str | int | float]:
         """Machine, threads, versions, what was asked of the plugin, and what it says it compiled."""
-        asked = {"threads": self.threads, "performance_hint": "LATENCY", "shapes": "static"}
+        asked = {"performance_hint": "LATENCY", "shapes": "static"}
         executed = {"executed_in": ", ".join(sorted(self._executed)) or "none yet"}
-        packages = versions("openvino", "torch", "diffusers")
-        return {"device": self.name, **machine(), **asked, **self._compiled, **executed, **packages}
+        return self.provenance_with("openvino", **asked, **self._compiled, **executed)
 
     def load(
         self,
@@ -80,7 +71,8 @@ class OpenVinoDevice:
             model = self._converted(exported)
             compiled = [self._compile(each, precision) for each in self._copies(model, instances)]
             self._note(compiled[0], precision)
-            return OpenVinoRunnable([self._request(each, exported) for each in compiled], exported)
+            requests = [self._request(each, exported) for each in compiled]
+            return OpenVinoRunnable(requests, exported, device=self.name, precision=precision)
 
     def _require(self, precision: str) -> None:
         require_precision(precision)
@@ -123,6 +115,9 @@ class OpenVinoDevice:
         asked, got = _HINTS[precision], compiled.get_property("INFERENCE_PRECISION_HINT")
         if got != getattr(self._openvino.Type, asked):
             raise DeviceError(f"{self.name} was asked for {asked} and compiled for {got}")
+        if self._compiled.get("inference_precision_hint") != asked:
+            # Of another table that the device was used for before.
+            self._executed.clear()
         self._compiled = {name.lower(): str(compiled.get_property(name)) for name in _ASKED_BACK}
         self._compiled["inference_precision_hint"] = asked
         for node in compiled.get_runtime_model().get_ops():
@@ -141,27 +136,16 @@ class OpenVinoDevice:
         return self._openvino.Tensor(tensor.view(torch.int16).numpy(), tensor.shape, self._openvino.Type.bf16)
 
 
-class OpenVinoRunnable:
-    """Requests of compiled models that are run in turn, inputs bound."""
+class OpenVinoRunnable(ExportedRunnable):
+    """Requests with inputs bound."""
 
-    def __init__(self, requests: list[Any], exported: Exported) -> None:
-        self.weight_mb = exported.weight_mb * len(requests)
-        self._requests, self._turns = requests, cycle(requests)
-        # The inputs are on this memory.
-        self._tensors = exported.tensors
+    def execute(self, instance: Any) -> None:
+        """Run a request; its outputs stay with the runtime."""
+        instance.infer(share_outputs=True)
 
-    def run_ms(self) -> float:
-        """The next request, by the wall clock."""
-        request = next(self._turns)
-        start = perf_counter_ns()
-        request.infer(share_outputs=True)
-        return (perf_counter_ns() - start) / 1e6
-
-    def output(self) -> torch.Tensor:
-        """See `Runnable.output`."""
-        request = self._requests[0]
-        request.infer(share_outputs=True)
-        found = request.get_output_tensor(0)
+    def output_of(self, instance: Any) -> torch.Tensor:
+        """The runtime's memory, copied."""
+        found = instance.get_output_tensor(0)
         dtype = _DTYPES[found.element_type.get_type_name()]
         return torch.frombuffer(bytearray(found.data.tobytes()), dtype=dtype).reshape(tuple(found.shape)).float()
 

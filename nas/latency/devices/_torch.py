@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import nn
+from torch.utils import _pytree as pytree
 
 from nas.errors import DeviceError
 from nas.latency.devices._device import require_precision
@@ -84,8 +85,7 @@ class TorchDevice:
         with _explained(self.name, precision):
             first = placed(module, home, dtype)
             modules = [first, *(copy.deepcopy(first) for _ in range(instances - 1))]
-            inputs = [moved(value, home, dtype) for value in args]
-            named = {name: moved(value, home, dtype) for name, value in kwargs.items()}
+            inputs, named = moved((list(args), dict(kwargs)), home, dtype)
             with torch.inference_mode(), _threads(self.threads):
                 calls = _PREPARE[self.mode](modules, inputs, named)
         runnable = _CpuRunnable if self.home == "cpu" else _QueueRunnable
@@ -219,12 +219,12 @@ def placed(module: nn.Module, home: torch.device, dtype: torch.dtype) -> nn.Modu
 
 
 def moved(value: Any, home: torch.device, dtype: torch.dtype) -> Any:
-    """A tensor, or the tensors in a mapping, on a device, floating ones in a precision; other values as they are."""
-    if isinstance(value, torch.Tensor):
-        return value.to(home, dtype) if value.is_floating_point() else value.to(home)
-    if isinstance(value, Mapping):
-        return {name: moved(item, home, dtype) for name, item in value.items()}
-    return value
+    """The tensors in a value on a device, floating ones in a precision; all else, structure included, as it is."""
+
+    def move(tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.to(home, dtype) if tensor.is_floating_point() else tensor.to(home)
+
+    return pytree.tree_map_only(torch.Tensor, move, value)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import logging
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -141,6 +142,51 @@ def test_missing_packages_are_named_with_their_extra(name: str, package: str, mo
         get_device(name)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_broken_packages_are_told_with_their_reason(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = builtins.__import__
+
+    def broken(module: str, *args: Any, **kwargs: Any) -> Any:
+        if module in ("onnxruntime", "openvino"):
+            raise ImportError("libtbb.so.12 cannot be opened")
+        return real(module, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", broken)
+    with pytest.raises(DeviceError, match=rf"{name} needs libtbb\.so\.12 cannot be opened; pip install"):
+        get_device(name)
+
+
+def test_what_fails_while_it_runs_is_explained(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: Any) -> None:
+        raise RuntimeError("out of memory\nat some line")
+
+    runnable = device.load(nn.Linear(2, 2), (torch.ones(1, 2),), {}, precision="fp32")
+    monkeypatch.setattr(type(runnable), "execute", fail)
+    for run in (runnable.run_ms, runnable.output):
+        with pytest.raises(DeviceError, match=f"{device.name} cannot run this in fp32: out of memory$"):
+            run()
+
+
+def test_openvino_tells_of_the_last_precision_only() -> None:
+    device = get_device("openvino-cpu", threads=1)
+
+    class Compiled:
+        def __init__(self, precision: str) -> None:
+            self.precision = precision
+
+        def get_property(self, name: str) -> Any:
+            return getattr(device._openvino.Type, self.precision) if name == "INFERENCE_PRECISION_HINT" else "1"
+
+        def get_runtime_model(self) -> Any:
+            operation = SimpleNamespace(get_rt_info=lambda: {"runtimePrecision": self.precision})
+            return SimpleNamespace(get_ops=lambda: [operation])
+
+    for precision, hint in (("bf16", "bf16"), ("fp32", "f32")):
+        device._note(Compiled(hint), precision)
+        found = device.provenance()
+        assert (found["inference_precision_hint"], found["executed_in"]) == (hint, hint)
+
+
 @pytest.mark.parametrize("threads", [0, 1.5, True])
 @pytest.mark.parametrize("name", NAMES)
 def test_threads_are_a_whole_number(name: str, threads: object) -> None:
@@ -159,6 +205,22 @@ def test_only_tensors_are_inputs() -> None:
     assert torch.equal(output, x + y)
     exported = export(Mixed(), (x, True), kwargs, precision="fp32", name="any")
     assert [tensor.tolist() for tensor in exported.tensors] == [[1, 1], [3, 3]]
+
+
+def test_tensors_in_sequences_are_cast() -> None:
+    class Sum(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(2, 2)
+
+        def forward(self, parts: tuple[torch.Tensor, ...], *, more: list[torch.Tensor]) -> torch.Tensor:
+            return self.linear(parts[0] + parts[1] + more[0])
+
+    x = torch.ones(1, 2)
+    exported = export(Sum(), ((x, x),), {"more": [x]}, precision="bf16", name="any")
+    assert [tensor.dtype for tensor in exported.tensors] == [torch.bfloat16] * 3
+    runnable = get_device("torch-cpu", threads=1).load(Sum(), ((x, x),), {"more": [x]}, precision="bf16")
+    assert runnable.output().shape == (1, 2)
 
 
 def test_export_says_nothing(caplog: pytest.LogCaptureFixture) -> None:
