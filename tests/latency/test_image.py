@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,24 @@ def test_the_constant_is_what_the_parts_leave_of_the_whole() -> None:
     assert found.with_unet_ms(10.0).reported_total_ms is None
     with pytest.raises(TableError, match="246"):
         image().with_total(200.0)
+
+
+def test_a_table_of_the_images_batch_and_size_will_do() -> None:
+    workload, size = Workload(2, 16, 16, 77), {"resolution": "16x16"}
+    for fits in (image(), image(provenance=size)):
+        fits.require(workload)
+    image(unet_batch_size=1).require(replace(workload, batch_size=1))
+    with pytest.raises(TableError, match="one run of its UNet is a batch of 1, not of 2"):
+        image(unet_batch_size=1).require(workload)
+    with pytest.raises(TableError, match="64x64, not of 16x16"):
+        image(provenance={"resolution": "64x64"}).require(workload)
+
+
+def test_of_an_unknown_batch_a_whole_step_is_one_run() -> None:
+    published = ImageLatency.published("iphone-14-pro_snapfusion")
+    published.require(Workload(2, 64, 64, 77))
+    with pytest.raises(TableError, match="a whole step is a batch of 2, not of 1"):
+        published.require(Workload(1, 64, 64, 77))
 
 
 @pytest.mark.parametrize(
