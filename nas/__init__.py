@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from nas.architecture import Architecture, Block
     from nas.errors import NasError
     from nas.latency import ImageLatency, LatencyTable
-    from nas.plots import plot_block_values, plot_breakdown, plot_evolution, plot_pareto
+    from nas.plots import plot_block_values, plot_breakdown, plot_evolution, plot_pareto, plot_validation
     from nas.quality import ClipScore, TeacherDistance
     from nas.resources import bundled
     from nas.search import Evolution, evolve
@@ -46,6 +46,7 @@ __all__ = [
     "plot_breakdown",
     "plot_evolution",
     "plot_pareto",
+    "plot_validation",
 ]
 
 _HOMES = {
@@ -67,6 +68,7 @@ _HOMES = {
     "plot_breakdown": "nas.plots",
     "plot_evolution": "nas.plots",
     "plot_pareto": "nas.plots",
+    "plot_validation": "nas.plots",
 }
 
 

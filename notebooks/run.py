@@ -1,10 +1,12 @@
-"""Execute the notebooks in fresh kernels and write their outputs; with --smoke only check that they run."""
+"""Execute notebooks in fresh kernels and write their outputs; with --smoke only check that they run."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import tempfile
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import nbformat
@@ -32,16 +34,32 @@ def without_noise(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     return notebook
 
 
-def main() -> None:
-    """Execute every notebook of this folder."""
+def named(names: Sequence[str]) -> list[Path]:
+    """The notebooks of these names, with or without their ending; all of this folder where none is named.
+
+    Raises:
+        SystemExit: there is none of that name; the message lists those that there are.
+    """
+    known = {path.stem: path for path in sorted(FOLDER.glob("*.ipynb"))}
+    stems = [Path(name).stem for name in names]
+    if unknown := [stem for stem in stems if stem not in known]:
+        raise SystemExit(f"there is no notebook {unknown[0]!r}; there is {', '.join(known)}")
+    return [known[stem] for stem in stems or known]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Execute some notebooks of this folder, or every one."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("notebooks", nargs="*", metavar="NOTEBOOK", help="which (default: all of this folder)")
     parser.add_argument("--smoke", action="store_true", help="tiny settings; nothing is written")
-    options = parser.parse_args()
-    for path in sorted(FOLDER.glob("*.ipynb")):
+    options = parser.parse_args(arguments)
+    for path in named(options.notebooks):
+        begin = time.monotonic()
         notebook = execute(path, smoke=options.smoke)
         if not options.smoke:
             nbformat.write(without_noise(notebook), path)
-        print(f"{path.name}: {sum(cell.cell_type == 'code' for cell in notebook.cells)} cells ran")
+        cells = sum(cell.cell_type == "code" for cell in notebook.cells)
+        print(f"{path.name}: {cells} cells ran in {time.monotonic() - begin:.0f} s", flush=True)
 
 
 if __name__ == "__main__":

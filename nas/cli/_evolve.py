@@ -6,10 +6,11 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nas.cli._image_budget import ImageBudget, add_budget, image_budget
 from nas.cli._options import add_command, add_seed, add_workload
 from nas.cli._prompts import read_prompts
 from nas.cli._report import Report, columns
-from nas.cli._values import count, milliseconds, natural, number, quantile
+from nas.cli._values import count, natural, number, quantile
 from nas.workload import Workload
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def add_to(commands: Any) -> None:
     parser.add_argument("--pipeline", required=True, type=Path, metavar="DIR", help="a diffusers pipeline")
     parser.add_argument("--unet", type=Path, metavar="DIR", help="start from this UNet instead of the pipeline's own")
     parser.add_argument("--lut", required=True, metavar="FILE", help="the latency table, from `nas lut build`")
-    parser.add_argument("--budget-ms", required=True, type=milliseconds, metavar="X", help="latency to get under")
+    add_budget(parser)
     parser.add_argument(
         "--margin",
         type=quantile,
@@ -75,12 +76,12 @@ def _evolve(options: argparse.Namespace) -> Report:
     from nas.pipelines import quiet_libraries
 
     with quiet_libraries():
-        result = _search(options)
+        result, image = _search(options)
         result.save(options.out / RESULT)
-    return Report(_document(result, options), _text(result, options))
+    return Report(_document(result, image, options), _text(result, image, options))
 
 
-def _search(options: argparse.Namespace) -> Evolution:
+def _search(options: argparse.Namespace) -> tuple[Evolution, ImageBudget | None]:
     from nas.latency import LatencyTable
     from nas.pipelines import load_pipeline, load_unet
     from nas.search import evolve
@@ -89,11 +90,13 @@ def _search(options: argparse.Namespace) -> Evolution:
     lut = LatencyTable.load(options.lut)
     pipe = load_pipeline(options.pipeline)
     start = load_unet(options.unet) if options.unet else pipe.unet
+    workload = _workload(pipe, lut, options)
+    image = image_budget(options, pipe, lut, workload)
     trains = options.probe_steps or options.train_steps or options.final_steps
-    return evolve(
+    result = evolve(
         Supernet(start, lut.space, seed=options.seed),
         lut,
-        budget_ms=options.budget_ms,
+        budget_ms=options.budget_ms if image is None else image.unet_budget_ms,
         scorer=_clip_score(pipe, options) if options.scorer == "clip" else _teacher_distance(pipe, options),
         workdir=options.out,
         margin=options.margin,
@@ -106,8 +109,9 @@ def _search(options: argparse.Namespace) -> Evolution:
         train_steps=options.train_steps,
         final_steps=options.final_steps,
         storage=options.storage,
-        workload=_workload(pipe, lut, options),
+        workload=workload,
     )
+    return result, image
 
 
 def _workload(pipe: DiffusionPipeline, lut: LatencyTable, options: argparse.Namespace) -> Workload:
@@ -166,7 +170,7 @@ def _sampled(pipe: DiffusionPipeline, prompts: list[str], options: argparse.Name
     )
 
 
-def _document(result: Evolution, options: argparse.Namespace) -> dict[str, Any]:
+def _document(result: Evolution, image: ImageBudget | None, options: argparse.Namespace) -> dict[str, Any]:
     return {
         "full_ms": result.predicted_full_ms,
         "full_measured_ms": None if result.measured_ms is None else result.full_ms,
@@ -174,6 +178,7 @@ def _document(result: Evolution, options: argparse.Namespace) -> dict[str, Any]:
         "safety_margin": result.safety_margin,
         "predicted_ms": result.predicted_ms,
         "measured_ms": result.measured_ms,
+        "image": image and image.document(result),
         "score_full": result.full_score.mean,
         "score_evolved": result.score.mean,
         "removed": result.removed,
@@ -184,15 +189,17 @@ def _document(result: Evolution, options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _text(result: Evolution, options: argparse.Namespace) -> str:
+def _text(result: Evolution, image: ImageBudget | None, options: argparse.Namespace) -> str:
     rows = [
         ("latency by the table (ms)", f"{result.predicted_full_ms:.2f}", f"{result.predicted_ms:.2f}"),
         ("latency measured (ms)", *(_measured(result, ms) for ms in (result.full_ms, result.measured_ms))),
+        *(image.rows(result) if image else ()),
         ("score", f"{result.full_score.mean:.4f}", f"{result.score.mean:.4f}"),
     ]
     aim_ms, margin = result.budget_ms / (1 + result.safety_margin), result.safety_margin
     kept = f"; with a safety margin of {margin:.1%} the table had to say {aim_ms:.2f} ms" if margin else ""
     changes = [
+        *([str(image)] if image else ()),
         f"budget: {result.budget_ms:.2f} ms{kept}",
         f"removed: {', '.join(result.removed) or 'nothing'}",
         f"added: {', '.join(result.added) or 'nothing'}",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from nas.errors import BudgetError, TableError
 from nas.latency import _image_storage
-from nas.latency._image_checks import check_image, is_finite_number, require_ms
+from nas.latency._image_checks import check_image, is_finite_number, require_ms, require_workload
 from nas.latency._timing import Timing
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
     from nas.latency.devices import Device
+    from nas.workload import Workload
 
 
 @dataclass(frozen=True)
@@ -246,8 +247,12 @@ class ImageLatency:
     def unet_budget_ms(self, image_budget_ms: float) -> float:
         """What one execution of the UNet may take for the image to take `image_budget_ms`.
 
-        It is the `budget_ms` of `nas.evolve` for a table measured with the batch size `unet_batch_size`. A step has
-        `unet_runs_per_step` such executions.
+        It is the `budget_ms` of `nas.evolve` for a table measured with the batch size `unet_batch_size`, see `require`.
+        A step has `unet_runs_per_step` such executions:
+
+            image.require(lut.workload)
+            result = nas.evolve(supernet, lut, budget_ms=image.unet_budget_ms(2000), ...)
+            image.with_unet_ms(result.predicted_ms).total_ms
 
         Raises:
             BudgetError: it is no positive number of ms, or the rest of the image takes as long without any UNet.
@@ -262,6 +267,17 @@ class ImageLatency:
                 f"of {self.unet_ms * self.unet_runs_per_step:.2f} ms, {self.total_ms:.2f} ms)"
             )
         return budget_ms
+
+    def require(self, workload: Workload) -> None:
+        """Refuse a table that does not say what one execution of this image's UNet takes.
+
+        Args:
+            workload: the table's, `LatencyTable.workload`.
+
+        Raises:
+            TableError: its batch size is not that of one execution, or its latent size not that of the parts.
+        """
+        require_workload(self, workload)
 
     def with_unet_ms(self, unet_ms: float) -> ImageLatency:
         """The same image with another UNet, for example one that a `LatencyTable` of the same batch size predicts.

@@ -7,6 +7,7 @@ from nas.plots._breakdown import Bars, BreakdownData, breakdown_data, plot_break
 from nas.plots._evolution import EvolutionData, Stop, evolution_data, plot_evolution
 from nas.plots._pareto import ParetoData, Point, pareto_data, plot_pareto
 from nas.plots._pictures import plot_pictures
+from nas.plots._validation import Prediction, ValidationData, plot_validation, validation_data
 
 __all__ = [
     "Bars",
@@ -16,7 +17,9 @@ __all__ = [
     "EvolutionData",
     "ParetoData",
     "Point",
+    "Prediction",
     "Stop",
+    "ValidationData",
     "block_value_data",
     "breakdown_data",
     "evolution_data",
@@ -26,4 +29,6 @@ __all__ = [
     "plot_evolution",
     "plot_pareto",
     "plot_pictures",
+    "plot_validation",
+    "validation_data",
 ]

@@ -79,7 +79,8 @@ def evolve(
     Args:
         supernet: the search starts from its `current` architecture and its weights.
         lut: latency table of the supernet's space.
-        budget_ms: latency to get under, as the table predicts it.
+        budget_ms: latency of one run of the UNet to get under, as the table predicts it. What a budget for a whole
+            image leaves for it: `nas.ImageLatency.unet_budget_ms`.
         scorer: judge of quality, higher is better.
         workdir: folder of this run: journal, checkpoints, and in the end the network. One run a folder.
         margin: a quantile, such as 0.9, of how much slower than predicted the networks of the table's validation were;

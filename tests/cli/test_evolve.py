@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import nas
-from nas import LatencyTable
+from nas import ImageLatency, LatencyTable
 from nas.errors import DeviceError
 from nas.latency import Pair, Validation
 from nas.pipelines import load_unet
@@ -21,18 +22,10 @@ pytestmark = pytest.mark.usefixtures("known_times")
 
 @pytest.fixture
 def evolve(nas_command: Run, tiny_pipeline_dir: Path, tiny_table: Path, tmp_path: Path) -> Run:
-    def run(*more: object, budget_ms: float = 25.0) -> object:
-        common = (
-            "--pipeline",
-            tiny_pipeline_dir,
-            "--lut",
-            tiny_table,
-            "--out",
-            tmp_path / "run",
-            "--budget-ms",
-            budget_ms,
-        )
-        return nas_command("evolve", *common, "--max-prompts", 2, "--steps", 1, *more)
+    def run(*more: object, budget_ms: float | None = 25.0) -> object:
+        common = ("--pipeline", tiny_pipeline_dir, "--lut", tiny_table, "--out", tmp_path / "run")
+        budget = () if budget_ms is None else ("--budget-ms", budget_ms)
+        return nas_command("evolve", *common, *budget, "--max-prompts", 2, "--steps", 1, *more)
 
     return run
 
@@ -112,3 +105,149 @@ def test_another_run_in_the_folder_is_refused_and_kept(evolve: Run, tmp_path: Pa
     assert outcome.status == 1
     assert "another run" in outcome.err
     assert (tmp_path / "run" / "journal.log").read_bytes().startswith(journal)
+
+
+# A budget for the whole image.
+
+
+@pytest.fixture
+def evolve_image(evolve: Run) -> Run:
+    def run(budget_ms: float, *more: object) -> object:
+        return evolve("--scorer", "teacher", "--image-budget-ms", budget_ms, *more, budget_ms=None)
+
+    return run
+
+
+@pytest.fixture
+def image_file(tmp_path: Path) -> Path:
+    """Two texts of 3 ms, four steps of 20 ms and 0.5 ms, a decoder of 40 ms: 48 ms without the UNet."""
+    image = ImageLatency.from_components(
+        text_encoder_ms=3.0, unet_ms=20.0, decoder_ms=40.0, steps=4, step_overhead_ms=0.5
+    )
+    image.save(tmp_path / "image.yaml")
+    return tmp_path / "image.yaml"
+
+
+@pytest.fixture
+def measured_images(monkeypatch: pytest.MonkeyPatch) -> list[dict]:
+    """Nothing is timed; every measurement finds the parts slower than the last. The calls, as they come."""
+    calls: list[dict] = []
+
+    def measure(pipeline: object, *, device: str, threads: int | None, precision: str, **options: object) -> object:
+        calls.append({"device": device, "threads": threads, "precision": precision, **options})
+        times = {"text_encoder_ms": 1.0, "unet_ms": 7.0, "decoder_ms": 10.0 + len(calls)}
+        known = {"device": device, "precision": precision, "resolution": f"{options['height']}x{options['width']}"}
+        counted = {name: options[name] for name in ("steps", "guided", "unet_batch_size")}
+        return replace(ImageLatency.from_components(**times, **counted, provenance=known), origin="measured")
+
+    monkeypatch.setattr(ImageLatency, "measure", measure)
+    return calls
+
+
+def test_a_budget_for_the_image_leaves_the_unet_what_the_rest_leaves(
+    evolve_image: Run, image_file: Path, tiny_table: Path
+) -> None:
+    document = evolve_image(148, "--image", image_file, "--json").document
+    assert document["budget_ms"] == pytest.approx((148 - 48) / 4)
+    assert document["predicted_ms"] <= 25.0
+    lut = LatencyTable.load(tiny_table)
+    image = document["image"]
+    assert image["budget_ms"] == 148
+    assert (image["origin"], image["steps"], image["without_unet_ms"]) == ("given", 4, 48.0)
+    assert image["full_ms"] == pytest.approx(48 + 4 * lut.latency_ms(lut.space.full))
+    assert image["predicted_ms"] == pytest.approx(48 + 4 * document["predicted_ms"])
+    assert image["predicted_ms"] <= 148
+    # Every network takes 5 ms here.
+    assert image["full_measured_ms"] == image["measured_ms"] == pytest.approx(48 + 4 * 5)
+    text = evolve_image(148, "--image", image_file).out
+    assert "budget of the image: 148.00 ms; 4 runs of the UNet, and 48.00 ms given for everything else" in text
+    row = next(line for line in text.splitlines() if line.startswith("image by the table"))
+    assert [float(cell) for cell in row.split()[-2:]] == pytest.approx([image["full_ms"], image["predicted_ms"]])
+
+
+def test_the_image_may_have_other_steps_than_its_file(evolve_image: Run, image_file: Path) -> None:
+    document = evolve_image(246 + 1.0, "--image", image_file, "--image-steps", 8, "--json").document
+    # 46 ms, and half a millisecond a step.
+    assert document["budget_ms"] == pytest.approx((247 - 46 - 8 * 0.5) / 8)
+    assert document["image"]["steps"] == document["image"]["unet_runs"] == 8
+
+
+def test_the_parts_are_measured_once_for_a_run(evolve_image: Run, measured_images: list[dict], tmp_path: Path) -> None:
+    options = ("--image-steps", 2, "--json")
+    first = evolve_image(63, *options).document
+    # Two texts of 1 ms and a decoder of 11 ms.
+    assert first["budget_ms"] == pytest.approx((63 - 2 - 11) / 2)
+    assert first["image"]["origin"] == "measured"
+    assert ImageLatency.load(tmp_path / "run" / "image.yaml").decoder_ms == 11.0
+    again = evolve_image(63, *options).document
+    assert again == first
+    (call,) = measured_images
+    assert (call["device"], call["threads"], call["steps"]) == ("torch-cpu", 1, 2)
+    assert (call["guided"], call["unet_batch_size"]) == (True, 2)
+
+
+def test_the_measured_image_has_the_steps_it_is_judged_with(evolve_image: Run, measured_images: list[dict]) -> None:
+    document = evolve_image(38, "--json").document
+    assert document["image"]["steps"] == measured_images[0]["steps"] == 1
+    assert document["budget_ms"] == pytest.approx(38 - 13)
+
+
+def test_parts_measured_under_other_conditions_are_refused(evolve_image: Run, measured_images: list[dict]) -> None:
+    assert evolve_image(38).status == 0
+    outcome = evolve_image(38, "--guidance-scale", 0)
+    assert outcome.status == 1
+    assert "image.yaml was measured with another guidance; give another --out" in outcome.err
+
+
+def test_the_tables_device_is_elsewhere_and_the_parts_are_not_given(
+    evolve_image: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def elsewhere(*args: object, **options: object) -> None:
+        raise DeviceError("torch-cuda is not here")
+
+    monkeypatch.setattr(ImageLatency, "measure", elsewhere)
+    outcome = evolve_image(38)
+    assert outcome.status == 1
+    assert "torch-cuda is not here; give them with --image FILE" in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("budget_ms", "more", "words"),
+    [
+        (47, (), ("48.00 ms", "no UNet is fast enough")),
+        (148, ("--image", "iphone-14-pro_sd15"), ("64x64", "8x8")),
+        (148, ("--image", "nowhere"), ("nowhere",)),
+        (148, ("--batch-size", "1"), ("batch_size",)),
+    ],
+)
+def test_an_images_budget_that_cannot_be_is_one_sentence(
+    evolve_image: Run, image_file: Path, budget_ms: float, more: tuple, words: tuple[str, ...]
+) -> None:
+    outcome = evolve_image(budget_ms, "--image", image_file, *more)
+    assert (outcome.status, outcome.err.count("\n")) == (1, 1)
+    assert [word for word in words if word not in outcome.err] == []
+
+
+def test_an_image_faster_than_with_the_smallest_unet_is_refused(
+    evolve_image: Run, image_file: Path, tiny_table: Path
+) -> None:
+    lut = LatencyTable.load(tiny_table)
+    smallest = lut.space.full
+    for block in lut.space.blocks[:6]:
+        smallest = smallest.remove(block)
+    least_ms, full_ms = (48 + 4 * lut.latency_ms(network) for network in (smallest, lut.space.full))
+    outcome = evolve_image(50, "--image", image_file)
+    assert outcome.status == 1
+    assert "an image in 50.00 ms leaves 0.50 ms for one run of the UNet" in outcome.err
+    assert f"attainable for the image is {least_ms:.2f} ms to {full_ms:.2f} ms (the full network)" in outcome.err
+
+
+def test_one_budget_and_only_one(evolve: Run, image_file: Path) -> None:
+    both = evolve("--image-budget-ms", 148)
+    neither = evolve(budget_ms=None)
+    assert both.status == neither.status == 2
+    assert "not allowed with" in both.err
+    assert "--budget-ms --image-budget-ms" in neither.err
+    stray = evolve("--image", image_file)
+    assert stray.status == 1
+    assert "--image says what an image consists of; give --image-budget-ms too" in stray.err

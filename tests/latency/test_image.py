@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nas import ImageLatency, LatencyTable
+from nas import ImageLatency, LatencyTable, Workload
 from nas.errors import BudgetError, TableError
 from nas.resources import image_components_dir
 
@@ -118,6 +119,24 @@ def test_the_constant_is_what_the_parts_leave_of_the_whole() -> None:
 def test_with_another_unet_it_is_nobodys_figure_any_more() -> None:
     found = ImageLatency.published("iphone-14-pro_sd15").with_unet_ms(100.0)
     assert (found.origin, found.unet_ms, found.reported_total_ms) == ("given", 100.0, None)
+
+
+def test_a_table_of_the_images_batch_and_size_will_do() -> None:
+    workload, size = Workload(2, 16, 16, 77), {"resolution": "16x16"}
+    for fits in (image(), image(provenance=size)):
+        fits.require(workload)
+    image(unet_batch_size=1).require(replace(workload, batch_size=1))
+    with pytest.raises(TableError, match="one run of its UNet is a batch of 1, not of 2"):
+        image(unet_batch_size=1).require(workload)
+    with pytest.raises(TableError, match="64x64, not of 16x16"):
+        image(provenance={"resolution": "64x64"}).require(workload)
+
+
+def test_of_an_unknown_batch_a_whole_step_is_one_run() -> None:
+    published = ImageLatency.published("iphone-14-pro_snapfusion")
+    published.require(Workload(2, 64, 64, 77))
+    with pytest.raises(TableError, match="a whole step is a batch of 2, not of 1"):
+        published.require(Workload(1, 64, 64, 77))
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,7 +87,7 @@ class OpenVinoDevice(ExportingDevice):
             )
 
     def _converted(self, exported: Exported) -> Any:
-        with quiet():
+        with quiet(), _without_telemetry():
             model = self._openvino.convert_model(exported.program)
         # Inputs come out with dynamic shapes, for which the plugin would plan anew.
         sizes = [self._openvino.PartialShape(list(tensor.shape)) for tensor in exported.tensors]
@@ -152,3 +154,18 @@ class OpenVinoRunnable(ExportedRunnable):
 
 def _text(value: Any) -> str:
     return value.astype(str) if hasattr(value, "astype") else str(value)
+
+
+@contextmanager
+def _without_telemetry() -> Iterator[None]:
+    # The converter reports its use over the network, unless it is used in continuous integration or somebody opted out
+    # on this machine.
+    known = os.environ.get("CI")
+    os.environ["CI"] = "true"
+    try:
+        yield
+    finally:
+        if known is None:
+            del os.environ["CI"]
+        else:
+            os.environ["CI"] = known

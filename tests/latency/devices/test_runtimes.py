@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import logging
+import os
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -254,3 +255,16 @@ def test_a_table_is_measured_and_validated(device: Device, quick: Timing, tiny_s
     assert lut.base_ms > 0
     assert lut.provenance["device"] == device.name
     assert lut.validate(networks=1, device=device, timing=quick).pairs[0].measured_ms > 0
+
+
+def test_openvino_reports_nothing_over_the_network(
+    tiny_space: SearchSpace, workload: Workload, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    main = pytest.importorskip("openvino_telemetry.main")
+    monkeypatch.delenv("CI", raising=False)
+    sent: list[object] = []
+    monkeypatch.setattr(main.TelemetrySender, "send", lambda *args: sent.append(args))
+    module, args, kwargs = block(tiny_space, workload, "resnet")
+    get_device("openvino-cpu", threads=1).load(module, args, kwargs, precision="fp32")
+    assert sent == []
+    assert "CI" not in os.environ
