@@ -115,7 +115,8 @@ def build(
     visits: str | os.PathLike[str] | None = None,
 ) -> Built:
     """Measure all rows and the base of a space; see `LatencyTable.measure`."""
-    bench = bench_on(device, workload.precision, replace(timing, passes=timing.passes or passes_of(space, workload)))
+    passes = timing.passes or passes_of(space, workload, keep_mb=device.keep_mb)
+    bench = bench_on(device, workload.precision, replace(timing, passes=passes))
     plan, loading = Plan.of(space, workload, home=device.home, copies=copies), _Loading(space, workload, device)
     loaders = {name: partial(loading.load, make) for name, make in plan.subjects.items()}
     rows = bench.measure_all(
@@ -141,9 +142,16 @@ def _wholes(space: SearchSpace, workload: Workload, random_wholes: int) -> list[
     return [space.full, *distinct_architectures(space, random_wholes, _SEED_OF_WHOLES)]
 
 
-def passes_of(space: SearchSpace, workload: Workload) -> int:
-    """How often everything is measured in its turn unless somebody says: modules are made anew every time."""
-    return _PASSES_OF_SMALL if _mb_of(space, workload) < _SMALL_MB else _PASSES_OF_LARGE
+def passes_of(space: SearchSpace, workload: Workload, *, keep_mb: float = 0.0) -> int:
+    """How often everything is measured in its turn unless somebody says.
+
+    Modules are made anew every time; a device that exports or compiles them as well takes longer for a large network
+    than to measure it, unless it can keep it.
+    """
+    network_mb = _mb_of(space, workload)
+    if network_mb < _SMALL_MB:
+        return _PASSES_OF_SMALL
+    return 1 if 0 < keep_mb < network_mb else _PASSES_OF_LARGE
 
 
 def _mb_of(space: SearchSpace, workload: Workload) -> float:
