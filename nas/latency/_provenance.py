@@ -21,10 +21,13 @@ def provenance_of(
         bench: at which.
         **more: whatever else there is to say.
     """
+    found = device.provenance()
     return {
-        **device.provenance(),
+        **found,
         **versions("nas"),
         **more,
+        # Once more, as a device that puts in another attention knows better what ran.
+        **found,
         **workload_provenance(workload),
         **bench.provenance(),
         "date": now(),

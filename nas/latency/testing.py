@@ -1,4 +1,4 @@
-"""For whoever adds a device: a fake one with a clock of its own, and the checks that every device must pass.
+"""For whoever adds a device: fake ones, and the checks that every device must pass.
 
 A test of a device of your own:
 
@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from nas.errors import DeviceError
+from nas.latency._fake_coreml import FakeCoreML as FakeCoreML
 from nas.latency.devices._device import require_precision
 from nas.workload import PRECISIONS
 

@@ -333,3 +333,12 @@ def test_an_interrupted_measurement_goes_on_to_the_same_table(tiny_space: Search
     assert len(again.loaded) == 1, "only the canary is loaded"
     with pytest.raises(TableError, match="another measurement"):
         LatencyTable.measure(tiny_space, device=FakeDevice(), batch_size=4, visits=tmp_path / "visits")
+
+
+def test_a_device_that_puts_in_an_attention_names_it(tiny_space: SearchSpace) -> None:
+    class Splitting(FakeDevice):
+        def provenance(self) -> dict[str, str | int | float]:
+            return {**super().provenance(), "attention": "split-einsum"}
+
+    assert LatencyTable.measure(tiny_space, device=Splitting()).provenance["attention"] == "split-einsum"
+    assert LatencyTable.measure(tiny_space, device=FakeDevice()).provenance["attention"] == "AttnProcessor2_0"

@@ -1,0 +1,239 @@
+"""Where Core ML programs run: this Mac, or an iPhone or iPad connected to it.
+
+None of what is in this file has been run yet on a Mac, an iPhone or an iPad: it is written after coremltools 9's source
+(`MLModel`, `MLComputePlan`, `coremltools.models.ml_program.experimental`).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from nas.errors import DeviceError, MissingExtraError
+from nas.latency.devices._machine import machine
+from nas.latency.devices._waiting import Waiting
+
+if TYPE_CHECKING:
+    import numpy as np
+
+# Core ML's names of the compute units, by ours.
+UNITS = {"cpu": "CPU_ONLY", "gpu": "CPU_AND_GPU", "ne": "CPU_AND_NE", "all": "ALL"}
+_PHONES = {"iphone": "IPHONE", "ipad": "IPAD"}
+_TEAM = "NAS_DEVELOPMENT_TEAM"
+
+
+class LoadedProgram(Protocol):
+    """A program compiled for a compute unit, ready to predict."""
+
+    def predict(self, inputs: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+        """The outputs by name."""
+        ...
+
+    def predict_ms(self, inputs: Mapping[str, np.ndarray]) -> float:
+        """Predict once; the time in ms that Core ML says it took, without the copies of arrays to and from Python."""
+        ...
+
+    def placement(self) -> Counter[tuple[str, str]]:
+        """(operation, compute unit) -> how many of these operations Core ML means to run there."""
+        ...
+
+
+class CoreMLRuntime(Protocol):
+    """Something that runs Core ML programs.
+
+    Attributes:
+        name: "" for the machine at hand, else what stands in a device's name, such as "iphone".
+    """
+
+    name: str
+
+    def provenance(self) -> dict[str, str | int | float]:
+        """At least "hardware" and "os"."""
+        ...
+
+    def load(self, package: Path, unit: str) -> LoadedProgram:
+        """Compile and load an `.mlpackage` for a compute unit: "cpu", "gpu", "ne" or "all"."""
+        ...
+
+
+class MacRuntime:
+    """The Mac at hand. Written after coremltools' source; not run on a Mac yet.
+
+    Raises:
+        DeviceError: this is no Mac.
+    """
+
+    name = ""
+
+    def __init__(self) -> None:
+        require_mac()
+
+    def provenance(self) -> dict[str, str | int | float]:
+        """The machine, with macOS' own version."""
+        return {**machine(), "os": f"macOS {platform.mac_ver()[0]} {platform.machine()}"}
+
+    def load(self, package: Path, unit: str) -> LoadedProgram:
+        """See `CoreMLRuntime.load`."""
+        return _MacProgram(package, unit)
+
+
+class _MacProgram:
+    def __init__(self, package: Path, unit: str) -> None:
+        ct = coremltools()
+        self._unit = ct.ComputeUnit[UNITS[unit]]
+        self._model = ct.models.MLModel(str(package), compute_units=self._unit)
+
+    def predict(self, inputs: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+        """See `LoadedProgram.predict`."""
+        return self._model.predict(dict(inputs))
+
+    def predict_ms(self, inputs: Mapping[str, np.ndarray]) -> float:
+        """Measured around Core ML's own prediction, in nanoseconds."""
+        self.predict(inputs)
+        return _ms(self._model.last_predict_duration_in_nano_seconds)
+
+    def placement(self) -> Counter[tuple[str, str]]:
+        """From `MLComputePlan`."""
+        from coremltools.models.compute_plan import MLComputePlan
+
+        path = self._model.get_compiled_model_path()
+        return placement_of(MLComputePlan.load_from_path(path=path, compute_units=self._unit))
+
+
+class PhoneRuntime:
+    """An iPhone or iPad connected to this Mac. Written after coremltools' source; not run on any device yet.
+
+    coremltools builds a small app by Xcode, installs it on the device and talks to it. So Xcode must be installed, the
+    device unlocked and in developer mode, and a development team known that signs the app.
+
+    Args:
+        kind: "iphone" or "ipad"; the first one connected is taken.
+        team: identifier of the development team, as Xcode shows it; the environment's `NAS_DEVELOPMENT_TEAM` when None.
+
+    Raises:
+        DeviceError: this is no Mac, no such device is connected, or no team is given.
+        MissingExtraError: coremltools is not installed.
+    """
+
+    def __init__(self, kind: str, *, team: str | None = None) -> None:
+        if kind not in _PHONES:
+            raise DeviceError(f"no device is called {kind!r}; choose one of {', '.join(_PHONES)}")
+        require_mac()
+        coremltools()
+        from coremltools.models.ml_program.experimental.remote_device import AppSigningCredentials, Device, DeviceType
+
+        self.name = kind
+        found = Device.get_connected_devices(device_type=DeviceType[_PHONES[kind]])
+        if not found:
+            raise DeviceError(f"no {kind} is connected; plug it in, unlock it and turn on its developer mode")
+        team = team or os.environ.get(_TEAM)
+        if not team:
+            raise DeviceError(f"an app is built for the {kind} and signed: set {_TEAM} to your team's identifier")
+        self._loop = Waiting()
+        credentials = AppSigningCredentials(development_team=team)
+        self._phone = self._loop.run(found[0].prepare_for_model_debugging(credentials=credentials))
+
+    def provenance(self) -> dict[str, str | int | float]:
+        """The device as its owner calls it (coremltools knows no model's name), and the Mac that it is connected to."""
+        system = f"{self._phone.os_version} ({self._phone.os_build_number})"
+        mac = machine()
+        return {"hardware": self._phone.name, "os": system, "python": mac["python"], "host": mac["hardware"]}
+
+    def load(self, package: Path, unit: str) -> LoadedProgram:
+        """See `CoreMLRuntime.load`."""
+        return _PhoneProgram(package, unit, self._phone, self._loop)
+
+
+class _PhoneProgram:
+    def __init__(self, package: Path, unit: str, phone: Any, loop: Waiting) -> None:
+        from coremltools.models.ml_program.experimental.async_wrapper import MLModelAsyncWrapper
+
+        self._loop = loop
+        self._model = MLModelAsyncWrapper.from_spec_or_path(
+            str(package), weights_dir="", compute_units=coremltools().ComputeUnit[UNITS[unit]], device=phone
+        )
+        loop.run(self._model.load())
+
+    def predict(self, inputs: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+        """See `LoadedProgram.predict`."""
+        return self._loop.run(self._model.predict(dict(inputs)))
+
+    def predict_ms(self, inputs: Mapping[str, np.ndarray]) -> float:
+        """Measured on the device around Core ML's own prediction; the transfer to the device is not in it."""
+        self.predict(inputs)
+        return _ms(self._model.last_predict_duration_in_nano_seconds)
+
+    def placement(self) -> Counter[tuple[str, str]]:
+        """From the device's own compute plan."""
+        return placement_of(self._loop.run(self._model.retrieve_compute_plan()))
+
+
+def placement_of(plan: Any) -> Counter[tuple[str, str]]:
+    """(operation, compute unit) -> count, from an `MLComputePlan`; constants have no unit and are left out."""
+    found: Counter[tuple[str, str]] = Counter()
+    for operation in plan.model_structure.program.functions["main"].block.operations:
+        usage = plan.get_compute_device_usage_for_mlprogram_operation(operation)
+        if usage is not None:
+            # The name has the operations' version before it, such as "ios17.conv".
+            found[operation.operator_name.rpartition(".")[2], _unit_of(usage.preferred_compute_device)] += 1
+    return found
+
+
+def _unit_of(device: Any) -> str:
+    names = {"MLCPUComputeDevice": "cpu", "MLGPUComputeDevice": "gpu", "MLNeuralEngineComputeDevice": "ne"}
+    # On a connected device these are subclasses' proxies: by name, the classes have no common attribute that says it.
+    return next((names[kind.__name__] for kind in type(device).__mro__ if kind.__name__ in names), "unknown")
+
+
+def require_mac() -> None:
+    """Refuse other systems.
+
+    Raises:
+        DeviceError: this is not macOS.
+    """
+    if platform.system() != "Darwin":
+        raise DeviceError(
+            f"Core ML runs programs on macOS only, and this is {platform.system()}: convert here with "
+            "nas.latency.devices.convert_to_coreml, measure on a Mac"
+        )
+
+
+def _ms(nanoseconds: int | None) -> float:
+    if nanoseconds is None:
+        raise DeviceError("Core ML does not say how long the prediction took; coremltools 9 or newer is needed")
+    return nanoseconds / 1e6
+
+
+def coremltools() -> Any:
+    """The package, imported when it is needed.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
+    try:
+        with warnings.catch_warnings(), without_log():
+            # It says at import which releases of other frameworks it was not tested with.
+            warnings.simplefilter("ignore")
+            import coremltools as ct
+    except ImportError as error:
+        raise MissingExtraError("coremltools is not installed; pip install 'nas[coreml]'") from error
+    return ct
+
+
+@contextmanager
+def without_log() -> Iterator[None]:
+    """Without coremltools' notes on what it was not tested with and what it renames."""
+    log = logging.getLogger("coremltools")
+    before = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
