@@ -10,9 +10,11 @@ from nas.cli._options import add_command, add_workload
 from nas.cli._report import Report
 from nas.cli._values import natural
 
+# As in `nas.latency.devices` and `nas.unet`, written again because importing those takes longer than parsing.
 TARGETS = ("iOS17", "iOS18")
 ATTENTIONS = ("original", "split-einsum", "split-einsum-chunks")
 UNITS = ("cpu", "gpu", "ne", "all")
+PHONES = ("iphone", "ipad")
 
 
 def add_to(actions: Any) -> None:
@@ -26,7 +28,7 @@ def add_to(actions: Any) -> None:
     )
     _add_kit(measure)
     measure.add_argument("--unit", choices=UNITS, default="ne", help="compute unit (default: ne, the Neural Engine)")
-    measure.add_argument("--on", choices=("iphone", "ipad"), help="a device connected to this Mac")
+    measure.add_argument("--on", choices=PHONES, help="a device connected to this Mac")
     measure.add_argument("--team", default="", help="development team that signs the app on the device")
     bring = add_command(actions, "import", _import, "Make the table of a kit that was measured.")
     _add_kit(bring)

@@ -125,7 +125,7 @@ def build(
         twice=plan.twice,
         visits=visits and Visits(Path(visits), _title(space, workload, device, bench.timing)),
     )
-    found = {"attention": _attention_of(space), "loading_seconds": round(loading.seconds, 3)}
+    found = {"attention": attention_of(space), "loading_seconds": round(loading.seconds, 3)}
     return Built.of(plan.wholes, rows, provenance_of(device, workload, bench, **found))
 
 
@@ -201,7 +201,8 @@ class _Loading:
         return runnable
 
 
-def _attention_of(space: SearchSpace) -> str:
+def attention_of(space: SearchSpace) -> str:
+    """The attention processors of a space's blocks, as diffusers calls them; "none" where there is no attention."""
     # What diffusers chooses for one block it chooses for all.
     block = next((block for block in space.blocks if block.kind == "attention"), None)
     modules = make_block(block).modules() if block else ()

@@ -36,10 +36,16 @@ class CoreMLConverter:
         check_attention(attention)
         self.target, self.attention = target, attention
 
+    @property
+    def variant(self) -> str:
+        """What `get_device` has behind a device's name, such as "+iOS18+split-einsum"."""
+        chosen = {"iOS17": self.target, "original": self.attention}
+        return "".join(f"+{choice}" for usual, choice in chosen.items() if choice != usual)
+
     def provenance(self) -> dict[str, str | int | float]:
-        """Target, attention and versions."""
-        asked = {"target": self.target, "attention": self.attention}
-        return {**asked, **versions("coremltools", "torch", "diffusers")}
+        """Target, versions, and the attention unless it is the modules' own."""
+        attention = {} if self.attention == "original" else {"attention": self.attention}
+        return {"target": self.target, **attention, **versions("coremltools", "torch", "diffusers")}
 
     def write(
         self, module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], *, precision: str, path: Path

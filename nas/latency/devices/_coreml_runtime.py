@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 # Core ML's names of the compute units, by ours.
 UNITS = {"cpu": "CPU_ONLY", "gpu": "CPU_AND_GPU", "ne": "CPU_AND_NE", "all": "ALL"}
-_PHONES = {"iphone": "IPHONE", "ipad": "IPAD"}
+PHONES = {"iphone": "IPHONE", "ipad": "IPAD"}
 _TEAM = "NAS_DEVELOPMENT_TEAM"
 
 
@@ -123,14 +123,14 @@ class PhoneRuntime:
     """
 
     def __init__(self, kind: str, *, team: str | None = None) -> None:
-        if kind not in _PHONES:
-            raise DeviceError(f"no device is called {kind!r}; choose one of {', '.join(_PHONES)}")
+        if kind not in PHONES:
+            raise DeviceError(f"no device is called {kind!r}; choose one of {', '.join(PHONES)}")
         require_mac()
         coremltools()
         from coremltools.models.ml_program.experimental.remote_device import AppSigningCredentials, Device, DeviceType
 
         self.name = kind
-        found = Device.get_connected_devices(device_type=DeviceType[_PHONES[kind]])
+        found = Device.get_connected_devices(device_type=DeviceType[PHONES[kind]])
         if not found:
             raise DeviceError(f"no {kind} is connected; plug it in, unlock it and turn on its developer mode")
         team = team or os.environ.get(_TEAM)

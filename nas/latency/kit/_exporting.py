@@ -12,8 +12,9 @@ import nas
 from nas._files import replacing
 from nas._progress import track
 from nas.errors import DeviceError
-from nas.latency._building import Plan, Subject, instances_of, passes_of
+from nas.latency._building import Plan, Subject, attention_of, instances_of, passes_of
 from nas.latency._canary import make_canary
+from nas.latency._provenance import workload_provenance
 from nas.latency.kit._manifest import LIBRARY, PACKAGES, SCRIPT, Manifest, Package, tree_sha256
 from nas.search_space import SearchSpace
 from nas.workload import Workload
@@ -58,11 +59,13 @@ class Converter(Protocol):
     Attributes:
         runtime: what runs them: "coreml".
         suffix: of the files.
+        variant: what distinguishes its devices' names, such as "+iOS18".
         working_set_mb: see `Device.working_set_mb`.
     """
 
     runtime: str
     suffix: str
+    variant: str
     working_set_mb: float
 
     def provenance(self) -> dict[str, str | int | float]:
@@ -113,7 +116,8 @@ def export_kit(
             runtime=converter.runtime,
             space=space.to_dict(),
             workload=vars(workload).copy(),
-            provenance={**converter.provenance(), "precision": workload.precision, "batch_size": workload.batch_size},
+            variant=converter.variant,
+            provenance={"attention": attention_of(space), **converter.provenance(), **workload_provenance(workload)},
             canary=canary,
             packages=packages,
             wholes=tuple(plan.wholes),

@@ -39,7 +39,7 @@ def import_kit(kit: str | os.PathLike[str], *, results: str | None = None) -> La
     space, workload = SearchSpace.from_dict(manifest.space), Workload(**manifest.workload)
     parts = (manifest.runtime, found["runtime"], found["unit"])
     provenance = {
-        "device": "-".join(part for part in parts if part),
+        "device": "-".join(part for part in parts if part) + manifest.variant,
         **found["machine"],
         "compute_unit": found["unit"],
         **manifest.provenance,

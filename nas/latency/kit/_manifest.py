@@ -42,6 +42,7 @@ class Manifest:
 
     Attributes:
         runtime: what the packages are for: "coreml".
+        variant: what distinguishes the table's device, such as "+iOS18".
         space: the search space as plain data.
         workload: likewise.
         provenance: of the conversion: target, attention, versions.
@@ -53,6 +54,7 @@ class Manifest:
     """
 
     runtime: str
+    variant: str
     space: dict[str, Any]
     workload: dict[str, Any]
     provenance: dict[str, str | int | float]

@@ -19,13 +19,11 @@ from nas.errors import NasError
 from nas.latency._bench import Bench
 from nas.latency._timing import Timing
 from nas.latency._visits import Visits
+from nas.latency.devices._coreml_runtime import PHONES, UNITS, CoreMLRuntime, MacRuntime, PhoneRuntime
 from nas.latency.kit._manifest import RESULTS, Manifest, Package, require_intact, write_sealed
 
 if TYPE_CHECKING:
-    from nas.latency.devices._coreml_runtime import CoreMLRuntime, LoadedProgram
-
-UNITS = ("cpu", "gpu", "ne", "all")
-ELSEWHERE = ("iphone", "ipad")
+    from nas.latency.devices._coreml_runtime import LoadedProgram
 
 
 def measure_kit(kit: Path, unit: str, *, runtime: CoreMLRuntime | None = None, timing: Timing | None = None) -> Path:
@@ -112,8 +110,6 @@ def runtime_of(where: str, team: str) -> CoreMLRuntime:
     Raises:
         DeviceError: this is no Mac, or no such device is connected.
     """
-    from nas.latency.devices._coreml_runtime import MacRuntime, PhoneRuntime
-
     return PhoneRuntime(where, team=team) if where else MacRuntime()
 
 
@@ -122,7 +118,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="measure.py", description="Measure this kit's Core ML packages.")
     parser.add_argument("kit", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--unit", choices=UNITS, default="ne", help="compute unit (default: ne, the Neural Engine)")
-    parser.add_argument("--on", choices=ELSEWHERE, default="", help="a device connected to this Mac")
+    parser.add_argument("--on", choices=PHONES, default="", help="a device connected to this Mac")
     parser.add_argument("--team", default="", help="development team that signs the app on the device")
     options = parser.parse_args(arguments)
     try:

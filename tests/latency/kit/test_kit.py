@@ -1,18 +1,16 @@
-"""A kit from end to end, with a converter that writes down what a module costs and a runtime that takes so long."""
+"""A kit from end to end, with a converter and a runtime that only pretend."""
 
 from __future__ import annotations
 
-import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
+from kits import CostConverter, CostRuntime
 
 from nas import LatencyTable, SearchSpace, Workload
 from nas.errors import DeviceError, TableError
@@ -21,55 +19,6 @@ from nas.latency.kit import Manifest, export_kit, import_kit, measure_kit
 from nas.latency.testing import FakeDevice
 
 TIMING = Timing(passes=2, extra_seconds=0)
-
-
-class CostConverter:
-    """Writes a folder with the number of a module's weights in it."""
-
-    runtime = "pretended"
-    suffix = ".package"
-    working_set_mb = 0.0
-
-    def provenance(self) -> dict[str, str]:
-        return {"target": "none"}
-
-    def write(
-        self, module: torch.nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], *, precision: str, path: Path
-    ) -> dict[str, tuple[tuple[int, ...], str]]:
-        path.mkdir()
-        weights = sum(parameter.numel() for parameter in module.parameters())
-        (path / "weights.json").write_text(json.dumps(weights))
-        return {"x": ((2, 3), "float16"), "timestep": ((1,), "int32")}
-
-
-class CostRuntime:
-    """Takes a microsecond for each weight; ends after some predictions if asked to."""
-
-    def __init__(self, name: str = "", *, predictions: float = float("inf")) -> None:
-        self.name, self.left, self.made = name, predictions, 0
-
-    def provenance(self) -> dict[str, str]:
-        return {"hardware": "none", "os": "none"}
-
-    def load(self, package: Path, unit: str) -> CostProgram:
-        return CostProgram(self, 1e-3 * json.loads((package / "weights.json").read_text()))
-
-
-class CostProgram:
-    """One package of a `CostRuntime`."""
-
-    def __init__(self, runtime: CostRuntime, cost_ms: float) -> None:
-        self.runtime, self.cost_ms = runtime, cost_ms
-
-    def predict_ms(self, inputs: Mapping[str, np.ndarray]) -> float:
-        assert {name: (x.shape, x.dtype.name) for name, x in inputs.items()} == {
-            "x": ((2, 3), "float16"),
-            "timestep": ((1,), "int32"),
-        }
-        if self.runtime.made >= self.runtime.left:
-            raise KeyboardInterrupt
-        self.runtime.made += 1
-        return self.cost_ms
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +55,7 @@ def test_the_table_of_a_kit_is_that_of_a_device_at_hand(measured: Path, tiny_spa
     assert table.base_ms == pytest.approx(here.base_ms)
     assert len(table.wholes) == 3
     assert table.latency_ms(tiny_space.full) == pytest.approx(here.latency_ms(tiny_space.full))
-    assert table.device == "pretended-phone-ne"
+    assert table.device == "pretended-phone-ne+thrift"
     assert {"compute_unit": "ne", "target": "none", "hardware": "none"}.items() <= table.provenance.items()
 
 
@@ -170,7 +119,7 @@ def test_of_several_results_one_must_be_named(measured: Path) -> None:
         import_kit(measured)
     with pytest.raises(TableError, match="no 'gpu'"):
         import_kit(measured, results="gpu")
-    assert import_kit(measured, results="cpu").device == "pretended-cpu"
+    assert import_kit(measured, results="cpu").device == "pretended-cpu+thrift"
 
 
 def test_what_cannot_be_converted_is_named_and_nothing_is_written(tiny_space: SearchSpace, tmp_path: Path) -> None:
