@@ -24,3 +24,18 @@ def test_a_table_says_how_long_the_device_took_to_load(
     table = LatencyTable.measure(tiny_space, device=device)
     # The canary alone is loaded apart from what is measured.
     assert table.provenance["loading_seconds"] == 0.5 * (len(device.loaded) - 1) > 0
+
+
+@pytest.mark.parametrize(("keep_mb", "passes"), [(0.0, 2), (0.01, 1), (1000.0, 2)])
+def test_large_networks_that_are_slow_to_load_are_loaded_less_often(
+    tiny_space: SearchSpace, monkeypatch: pytest.MonkeyPatch, keep_mb: float, passes: int
+) -> None:
+    monkeypatch.setattr(_building, "_SMALL_MB", 0.1)
+    device = FakeDevice()
+    device.keep_mb = keep_mb
+    table = LatencyTable.measure(tiny_space, device=device)
+    canary, networks = 1, 1 + len(table.wholes)
+    # What weighs nothing on the fake device is kept where anything is.
+    expected = passes * (len(table.rows) + 2 * networks) if not keep_mb else len(table.rows) + networks
+    assert len(device.loaded) == canary + expected
+    assert _building.passes_of(tiny_space, table.workload, keep_mb=keep_mb) == passes

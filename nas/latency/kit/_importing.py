@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ def import_kit(kit: str | os.PathLike[str], *, results: str | None = None) -> La
         "device": "-".join(part for part in parts if part) + manifest.variant,
         **found["machine"],
         "compute_unit": found["unit"],
+        "operations": _where(found["operations"]),
         **manifest.provenance,
         **built.provenance,
         "date": found["date"],
@@ -59,6 +61,12 @@ def _results_file(kit: Path, results: str | None) -> Path:
         asked = "say which with results=" if results is None else f"there are no {results!r};"
         raise TableError(f"{kit} has results for {', '.join(there)}; {asked}".rstrip(";="))
     return there[results]
+
+
+def _where(operations: dict[str, dict[str, int]]) -> str:
+    # Of all that was measured together: "cpu 12, ne 3456".
+    units = sum((Counter(placed) for placed in operations.values()), Counter())
+    return ", ".join(f"{unit} {count}" for unit, count in sorted(units.items())) or "unknown"
 
 
 def _rows(path: Path, data: Any, manifest: Manifest) -> dict[str, Row]:

@@ -7,6 +7,7 @@ import shutil
 import sys
 import tempfile
 import weakref
+from collections import Counter
 from datetime import UTC, datetime
 from functools import partial
 from itertools import cycle
@@ -46,14 +47,18 @@ def measure_kit(kit: Path, unit: str, *, runtime: CoreMLRuntime | None = None, t
     runtime = runtime or runtime_of("", "")
     label = "-".join(part for part in (runtime.name, unit) if part)
     machine = runtime.provenance()
-    bench = Bench(_load(kit, manifest.canary, runtime, unit), timing or Timing(passes=manifest.passes))
-    loaders = {package.name: partial(_load, kit, package, runtime, unit) for package in manifest.packages}
+    bench = Bench(_load(kit, manifest.canary, runtime, unit, {}), timing or Timing(passes=manifest.passes))
+    # Where a package's operations run is known once it was loaded; those measured before an interruption are not again.
+    placements: dict[str, dict[str, int]] = {}
+    loaders = {package.name: partial(_load, kit, package, runtime, unit, placements) for package in manifest.packages}
     rows = bench.measure_all(
         loaders,
         description=f"Measuring {manifest.space['name']} on {label}",
         twice={"base", *manifest.wholes},
         visits=Visits(kit / RESULTS / f"{label}.visits.jsonl", f"{manifest.seal} {label} {machine['hardware']}"),
     )
+    for name in loaders.keys() - placements.keys():
+        loaders[name]()
     path = kit / RESULTS / f"{label}.json"
     found = {
         "manifest": manifest.seal,
@@ -63,18 +68,23 @@ def measure_kit(kit: Path, unit: str, *, runtime: CoreMLRuntime | None = None, t
         **bench.provenance(),
         "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "rows": {name: vars(row) for name, row in rows.items()},
+        "operations": {name: placements[name] for name in rows},
     }
     write_sealed(path, found)
     return path
 
 
-def _load(kit: Path, package: Package, runtime: CoreMLRuntime, unit: str) -> _Programs:
+def _load(
+    kit: Path, package: Package, runtime: CoreMLRuntime, unit: str, placements: dict[str, dict[str, int]]
+) -> _Programs:
     path = require_intact(kit, package)
     folder = Path(tempfile.mkdtemp(prefix="nas-kit-"))
-    # Files of their own, so that instances do not share weights that are mapped into memory.
-    copies = [shutil.copytree(path, folder / f"{number}{path.suffix}") for number in range(1, package.instances)]
     try:
+        # Files of their own, so that instances do not share weights that are mapped into memory.
+        copies = [shutil.copytree(path, folder / f"{number}{path.suffix}") for number in range(1, package.instances)]
         programs = [runtime.load(each, unit) for each in (path, *copies)]
+        if package.name not in placements:
+            placements[package.name] = _by_unit(programs[0])
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
@@ -93,6 +103,13 @@ class _Programs:
     def run_ms(self) -> float:
         """The next instance, by the runtime's clock."""
         return next(self._turns).predict_ms(self._inputs)
+
+
+def _by_unit(program: LoadedProgram) -> dict[str, int]:
+    units: Counter[str] = Counter()
+    for (_, unit), count in program.placement().items():
+        units[unit] += count
+    return dict(sorted(units.items()))
 
 
 def _inputs_of(package: Package) -> dict[str, np.ndarray]:

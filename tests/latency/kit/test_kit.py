@@ -42,7 +42,7 @@ def measured_kit(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 @pytest.fixture
 def measured(measured_kit: Path, tmp_path: Path) -> Path:
-    return shutil.copytree(measured_kit, tmp_path / "kit")
+    return shutil.copytree(measured_kit, tmp_path / "measured")
 
 
 def test_the_table_of_a_kit_is_that_of_a_device_at_hand(measured: Path, tiny_space: SearchSpace) -> None:
@@ -57,6 +57,8 @@ def test_the_table_of_a_kit_is_that_of_a_device_at_hand(measured: Path, tiny_spa
     assert table.latency_ms(tiny_space.full) == pytest.approx(here.latency_ms(tiny_space.full))
     assert table.device == "pretended-phone-ne+thrift"
     assert {"compute_unit": "ne", "target": "none", "hardware": "none"}.items() <= table.provenance.items()
+    measured_things = 1 + len(table.wholes) + len(table.rows)
+    assert table.provenance["operations"] == f"cpu {measured_things}, ne {4 * measured_things}"
 
 
 def test_the_table_survives_a_file(measured: Path, tmp_path: Path) -> None:
@@ -76,6 +78,7 @@ def test_an_interrupted_measurement_goes_on_to_the_same_table(kit: Path, measure
     rest = CostRuntime("phone")
     measure_kit(kit, "ne", runtime=rest, timing=TIMING)
     assert import_kit(kit).rows == import_kit(measured).rows
+    assert import_kit(kit).provenance["operations"] == import_kit(measured).provenance["operations"]
     # Not more than the visit that was interrupted, and the canary's warm-up, are made twice.
     assert interrupted.made + rest.made < 1.2 * whole.made
 
