@@ -110,7 +110,8 @@ def image_budget(
     found = _image(options, pipe, lut, workload)
     found.require(workload)
     steps = options.image_steps or (found.steps if options.image else options.steps)
-    found = replace(found, steps=steps).with_unet_ms(lut.latency_ms(lut.space.full))
+    # Where everything else comes from does not change with the UNet, which is the table's.
+    found = replace(replace(found, steps=steps).with_unet_ms(lut.latency_ms(lut.space.full)), origin=found.origin)
     asked = ImageBudget(found, options.image_budget_ms)
     _require_attainable(asked, lut)
     return asked

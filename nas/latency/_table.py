@@ -19,7 +19,7 @@ from nas.latency._network import as_device, device_of, validate
 from nas.latency._prediction import Costs, counts_of, saving_ms
 from nas.latency._provenance import now, workload_provenance
 from nas.latency._row import Row
-from nas.latency._timing import Timing
+from nas.latency._timing import MAX_DRIFT, Timing
 from nas.latency._validation import Validation
 from nas.search_space import SearchSpace
 from nas.workload import Workload
@@ -206,12 +206,12 @@ class LatencyTable:
         """What blocks take in a network over what they take one by one; 1 where no network was measured as a whole.
 
         Between its neighbours a block meets other caches, and queues that are filled otherwise. The median over the
-        networks in `wholes`, so that one that was disturbed is outvoted.
+        networks in `wholes`, so that one that was disturbed is outvoted; those known to be disturbed count only where
+        all are.
         """
-        sums_ms = {architecture: self._blocks_ms(architecture) for architecture in self.wholes}
-        factors = [
-            (self.wholes[found].median_ms - self.base_ms) / blocks for found, blocks in sums_ms.items() if blocks
-        ]
+        steady = {network: row for network, row in self.wholes.items() if abs(row.drift) <= MAX_DRIFT}
+        found = [(row.median_ms, self._blocks_ms(network)) for network, row in (steady or self.wholes).items()]
+        factors = [(whole_ms - self.base_ms) / blocks_ms for whole_ms, blocks_ms in found if blocks_ms]
         return statistics.median(factors) if factors else 1.0
 
     def latency_ms(self, architecture: Architecture) -> float:

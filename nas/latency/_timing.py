@@ -38,6 +38,8 @@ _DECIMALS = 6
 _AROUND, _SHARE_AROUND = 2, 0.02
 # The usual speed is one that the machine had for at least this share of the samples.
 _LONG_ENOUGH = 0.1
+# A machine whose canary takes this much longer or shorter than usual, as a fraction, is taken for disturbed.
+MAX_DRIFT = 0.05
 # After this many times `max_seconds` large networks have two samples at least, and are not waited for any longer.
 _PATIENCE = 4
 
@@ -69,7 +71,7 @@ class Timing:
     target_error: float = 0.005
     sample_ms: float = 20.0
     warm_up_ms: float = 50.0
-    max_drift: float = 0.05
+    max_drift: float = MAX_DRIFT
     extra_seconds: float = 60.0
     passes: int | None = None
 

@@ -190,6 +190,14 @@ def test_one_disturbed_network_is_outvoted(fake_table: LatencyTable) -> None:
     assert dataclasses.replace(fake_table, wholes=disturbed).in_context == pytest.approx(1)
 
 
+def test_networks_known_to_be_disturbed_count_only_where_all_are(fake_table: LatencyTable) -> None:
+    first, *others = fake_table.wholes.items()
+    disturbed = {network: Row(1.2 * row.median_ms, 0.0, 3, drift=0.2) for network, row in others}
+    table = dataclasses.replace(fake_table, wholes={first[0]: first[1], **disturbed})
+    assert table.in_context == pytest.approx(1)
+    assert dataclasses.replace(table, wholes=disturbed).in_context > 1.2
+
+
 def test_a_large_network_is_never_built_as_a_whole(
     tiny_space: SearchSpace, quick: Timing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
