@@ -19,6 +19,7 @@ class CostConverter:
     suffix = ".package"
     variant = "+thrift"
     working_set_mb = 0.0
+    bundle_mb = 0.0
 
     def provenance(self) -> dict[str, str]:
         return {"target": "none"}

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING
 
 from nas._fingerprint import fingerprint_of_texts
 from nas.architecture import Architecture, Block
+from nas.latency._bundles import Subject, bundle, bundle_size, row_of_bundle
 from nas.latency._canary import bench_on
 from nas.latency._network import distinct_architectures
 from nas.latency._provenance import provenance_of
@@ -26,15 +27,12 @@ from nas.workload import Workload
 if TYPE_CHECKING:
     from torch import nn
 
-# A module with its inputs.
-Subject: TypeAlias = "tuple[nn.Module, Sequence[Any], Mapping[str, Any]]"
-
 BASE = "base"
 _BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
 _MAX_INSTANCES = 64
 # Modules are made anew in every pass: small ones in no time, those of a large network in as long as they are measured.
 _SMALL_MB = 200
-_PASSES_OF_SMALL, _PASSES_OF_LARGE = 4, 3
+_PASSES_OF_SMALL, _PASSES_OF_LARGE = 4, 2
 # Larger networks are not built as a whole: a table's rows take a small part of their memory.
 _LARGEST_WHOLE_MB = 4096
 # Random networks that are measured as wholes beside the full one: their median outvotes one that was disturbed.
@@ -49,14 +47,23 @@ class Plan:
         subjects: what makes each module with its inputs; the base and the whole networks first, then the rows, whose
             names are their signatures.
         wholes: the whole networks' architectures, by the same names.
+        bundles: how many blocks are in the bundle beside a row, by the row's name; see `_bundles`.
     """
 
     subjects: dict[str, Callable[[], Subject]]
     wholes: dict[str, Architecture]
+    bundles: dict[str, int]
 
     @classmethod
     def of(
-        cls, space: SearchSpace, workload: Workload, *, home: str, copies: bool, random_wholes: int = _RANDOM_WHOLES
+        cls,
+        space: SearchSpace,
+        workload: Workload,
+        *,
+        home: str,
+        copies: bool,
+        bundle_mb: float = 0.0,
+        random_wholes: int = _RANDOM_WHOLES,
     ) -> Plan:
         """All distinct signatures of a space, its base, and a few whole networks unless they are too large.
 
@@ -65,12 +72,17 @@ class Plan:
             workload: the workload.
             home: torch device on which modules are made.
             copies: also what copies of blocks cost.
+            bundle_mb: see `Device.bundle_mb`.
             random_wholes: whole networks beside the full one.
         """
         wholes = {str(network): network for network in _wholes(space, workload, random_wholes)}
         networks = {BASE: space.empty, **wholes}
         subjects = {name: partial(random_network, space, found, workload, home) for name, found in networks.items()}
-        return cls({**subjects, **dict(_rows(space, workload, copies=copies))}, wholes)
+        rows = dict(_rows(space, workload, copies=copies))
+        bundles = {name: _bundle_size(make, workload, bundle_mb) for name, make in rows.items()} if bundle_mb else {}
+        bundles = {name: size for name, size in bundles.items() if size > 1}
+        together = {_together(name): partial(bundle, rows[name], size) for name, size in bundles.items()}
+        return cls({**subjects, **rows, **together}, wholes, bundles)
 
     @property
     def twice(self) -> set[str]:
@@ -98,11 +110,19 @@ class Built:
 
     @classmethod
     def of(
-        cls, wholes: Mapping[str, Architecture], rows: Mapping[str, Row], provenance: dict[str, str | int | float]
+        cls,
+        measured: Mapping[str, Row],
+        provenance: dict[str, str | int | float],
+        *,
+        wholes: Mapping[str, Architecture],
+        bundles: Mapping[str, int],
     ) -> Built:
-        """From rows by the names of a plan, and the plan's `wholes`."""
-        rest = {name: row for name, row in rows.items() if name != BASE and name not in wholes}
-        return cls(rest, rows[BASE], {wholes[name]: rows[name] for name in wholes}, provenance)
+        """From what was measured by the names of a plan, and that plan's `wholes` and `bundles`."""
+        others = {BASE, *wholes, *map(_together, bundles)}
+        rows = {name: row for name, row in measured.items() if name not in others}
+        for name, size in bundles.items():
+            rows[name] = row_of_bundle(rows[name], measured[_together(name)], size)
+        return cls(rows, measured[BASE], {wholes[name]: measured[name] for name in wholes}, provenance)
 
 
 def build(
@@ -117,7 +137,8 @@ def build(
     """Measure all rows and the base of a space; see `LatencyTable.measure`."""
     passes = timing.passes or passes_of(space, workload, keep_mb=device.keep_mb)
     bench = bench_on(device, workload.precision, replace(timing, passes=passes))
-    plan, loading = Plan.of(space, workload, home=device.home, copies=copies), _Loading(space, workload, device)
+    plan = Plan.of(space, workload, home=device.home, copies=copies, bundle_mb=device.bundle_mb)
+    loading = _Loading(space, workload, device)
     loaders = {name: partial(loading.load, make) for name, make in plan.subjects.items()}
     rows = bench.measure_all(
         loaders,
@@ -126,7 +147,21 @@ def build(
         visits=visits and Visits(Path(visits), _title(space, workload, device, bench.timing)),
     )
     found = {"attention": attention_of(space), "loading_seconds": round(loading.seconds, 3)}
-    return Built.of(plan.wholes, rows, provenance_of(device, workload, bench, **found))
+    provenance = provenance_of(device, workload, bench, **found)
+    return Built.of(rows, provenance, wholes=plan.wholes, bundles=plan.bundles)
+
+
+def _together(name: str) -> str:
+    return f"bundle of {name}"
+
+
+def _bundle_size(make: Callable[[], Subject], workload: Workload, bundle_mb: float) -> int:
+    module, _, _ = make()
+    return bundle_size(_BYTES[workload.precision] * _weights(module) / 2**20, bundle_mb)
+
+
+def _weights(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def _title(space: SearchSpace, workload: Workload, device: Device, timing: Timing) -> str:
@@ -219,7 +254,7 @@ def instances_of(
     instances as have together the weights of the network, or as empty any cache, whichever is less.
     """
     size = _BYTES[precision]
-    own = size * sum(parameter.numel() for parameter in module.parameters())
+    own = size * _weights(module)
     wanted = min(working_set_mb * 2**20, size * space.parameters)
     needed = -(-wanted // own) if own else 1
     return int(max(min_instances, min(needed, _MAX_INSTANCES)))

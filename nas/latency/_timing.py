@@ -6,8 +6,9 @@ it is faster than where caches and predictors are another's.
 What is to be added up should have been measured at the same time, which it cannot be. The next best: every sample knows
 the canary's time around it, and of all samples of all visits only those count that were taken while the machine was at
 one speed, the best that it had for long enough. So what other programs or other tenants of the machine do for some
-seconds is left out of rows and of networks alike. The canary does not see all of it, above all around executions that
-take seconds themselves; so of the samples that count the faster half does: disturbances only ever slow down.
+seconds is left out of rows and of networks alike. The canary does not see all of it, so of the samples that count the
+faster half does: disturbances only ever slow down. Around executions that take seconds themselves the canary is but a
+glance: of these all samples count, taken at several moments, and the faster half decides.
 
 A sample is the mean over as many executions as fill `sample_ms`: a network's forward pass averages over the short
 hiccups of a machine, and so must the samples of a block that is a hundred times shorter, or their median would leave
@@ -40,6 +41,8 @@ _AROUND, _SHARE_AROUND = 2, 0.02
 _LONG_ENOUGH = 0.1
 # A machine whose canary takes this much longer or shorter than usual, as a fraction, is taken for disturbed.
 MAX_DRIFT = 0.05
+# Executions from this long on are not judged by the canary around them.
+_LONG_MS = 1000.0
 # After this many times `max_seconds` large networks have two samples at least, and are not waited for any longer.
 _PATIENCE = 4
 
@@ -49,7 +52,8 @@ class Timing:
     """How long to measure. The defaults build Stable Diffusion v1.5's table on two slow cores in a few minutes.
 
     Attributes:
-        min_repeats: samples taken at least (two a visit will do once they took four times `max_seconds`).
+        min_repeats: samples taken at least, all passes together (two a visit will do once they took four times
+            `max_seconds`).
         max_repeats: samples taken at most.
         min_seconds: time spent at least, all passes together.
         max_seconds: time after which no further sample is taken, all passes together.
@@ -64,7 +68,7 @@ class Timing:
             often as making the modules anew is cheap.
     """
 
-    min_repeats: int = 3
+    min_repeats: int = 2
     max_repeats: int = 1000
     min_seconds: float = 0.6
     max_seconds: float = 3.0
@@ -192,8 +196,8 @@ def _relative_error(samples: list[Sample]) -> float:
 
 
 def undisturbed(samples: Sequence[Sample], usual_ms: float, timing: Timing) -> list[Sample]:
-    """The samples around which the canary took its usual time."""
-    return [sample for sample in samples if abs(sample.drift(usual_ms)) <= timing.max_drift]
+    """The samples around which the canary took its usual time, and all that took so long that it could not tell."""
+    return [s for s in samples if s.time_ms >= _LONG_MS or abs(s.drift(usual_ms)) <= timing.max_drift]
 
 
 def is_settled(samples: Sequence[Sample], usual_ms: float, timing: Timing) -> bool:

@@ -34,6 +34,7 @@ class FakeDevice:
     Args:
         ms_per_parameter: time for each weight, in ms.
         call_ms: time for each call of a module, in ms.
+        bundle_mb: see `nas.latency.devices.Device`.
         speed: factor on all times as a function of the device's clock (in ms); 1 by default.
     """
 
@@ -48,9 +49,11 @@ class FakeDevice:
         *,
         ms_per_parameter: float = 1e-3,
         call_ms: float = 0.0,
+        bundle_mb: float = 0.0,
         speed: Callable[[float], float] = lambda clock_ms: 1.0,
     ) -> None:
         self.ms_per_parameter, self.call_ms, self.speed = ms_per_parameter, call_ms, speed
+        self.bundle_mb = bundle_mb
         self.clock_ms = 0.0
         self.loaded: list[int] = []
 

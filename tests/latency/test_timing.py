@@ -49,9 +49,22 @@ def test_the_time_is_limited_however_noisy_a_block_is() -> None:
     assert sum(sample.seconds for sample in samples) < 2 * 3
 
 
-@pytest.mark.parametrize(("time_ms", "samples"), [(2_500, 3), (4_000, 3), (20_000, 2)])
-def test_slow_networks_are_timed_a_few_times_only(time_ms: float, samples: int) -> None:
-    assert len(visit(lambda: time_ms, steady, Timing(max_seconds=3.0))) == samples
+@pytest.mark.parametrize(
+    ("time_ms", "passes", "samples"), [(2_500, 1, 2), (4_000, 1, 2), (20_000, 1, 2), (20_000, 2, 1), (2_500, 2, 1)]
+)
+def test_slow_networks_are_timed_a_few_times_only(time_ms: float, passes: int, samples: int) -> None:
+    assert len(visit(lambda: time_ms, steady, Timing(max_seconds=3.0, passes=passes).of_one_pass())) == samples
+
+
+def test_of_executions_that_take_seconds_all_samples_count() -> None:
+    # The canary was slow for the instants at which it was looked at.
+    samples = [Sample(time_ms, 1, canary_ms, 5.0) for time_ms, canary_ms in ((4000, 4.0), (4100, 2.0), (5000, 2.0))]
+    timing = Timing(max_drift=0.05)
+    assert is_settled(samples[:2], 2.0, timing)
+    row = row_of(samples, 2.0, timing)
+    assert (row.median_ms, row.count) == (4050, 3)
+    short = [Sample(s.time_ms / 10, 1, s.canary_ms, 0.5) for s in samples]
+    assert row_of(short, 2.0, timing).median_ms == 410
 
 
 def test_hiccups_count_as_they_do_in_a_network() -> None:
@@ -71,8 +84,8 @@ def test_disturbances_that_the_canary_missed_do_not_count() -> None:
 def test_the_canary_is_watched_for_longer_around_long_executions() -> None:
     order: list[str] = []
     samples = visit(lambda: order.append("block") or 4000.0, lambda: order.append("canary") or 2.0, Timing(passes=1))
-    assert order.count("block") == len(samples) == 3
-    assert order.count("canary") >= 4 * 40
+    assert order.count("block") == len(samples) == 2
+    assert order.count("canary") >= 3 * 40
 
 
 def test_the_first_executions_are_not_counted() -> None:

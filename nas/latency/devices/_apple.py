@@ -20,6 +20,7 @@ class AppleDevice:
     home = "cpu"
     working_set_mb = 64.0
     min_instances = 1
+    bundle_mb = 16.0
     # Converting and compiling take seconds.
     keep_mb = 512.0
 

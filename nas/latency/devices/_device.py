@@ -41,6 +41,9 @@ class Device(Protocol):
             because the other blocks ran since it ran last; timed alone in a loop it would find them in cache. So a
             block smaller than this is timed as several instances with weights of their own, run in turn.
         min_instances: instances to ask for even of large blocks (queues that run ahead need a few to fill).
+        bundle_mb: where a call of a program takes time that it does not take in a network, which is called once for all
+            of its blocks: blocks are timed together in one program as well, as many as have this many MB of weights,
+            and the difference counts. 0 where every block is called in the network, too.
         keep_mb: weights of loaded modules that may be kept between passes, where loading (exporting, compiling) is
             slow; 0 where it is not.
     """
@@ -49,6 +52,7 @@ class Device(Protocol):
     home: str
     working_set_mb: float
     min_instances: int
+    bundle_mb: float
     keep_mb: float
 
     def provenance(self) -> dict[str, str | int | float]:

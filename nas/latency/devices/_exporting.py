@@ -29,6 +29,7 @@ class ExportingDevice:
     home = "cpu"
     working_set_mb = 64.0
     min_instances = 1
+    bundle_mb = 16.0
     # Exporting and compiling take seconds.
     keep_mb = 512.0
 

@@ -27,6 +27,8 @@ _MIN_INSTANCES = {"cpu": 1, "cuda": 4, "mps": 4}
 _MODES = ("eager", "compiled", "graph")
 # Compiling takes seconds, so what was compiled is kept between passes.
 _KEEP_MB = {"eager": 0.0, "compiled": 512.0, "graph": 0.0}
+# Eager torch calls every block in a network, too.
+_BUNDLE_MB = {"eager": 0.0, "compiled": 16.0, "graph": 16.0}
 # Executions before a capture, as torch's notes on CUDA graphs advise.
 _WARM_UPS = 3
 
@@ -59,7 +61,7 @@ class TorchDevice:
         self.threads = require_threads(threads) or torch.get_num_threads()
         self.working_set_mb = _WORKING_SET_MB[kind]
         self.min_instances = _MIN_INSTANCES[kind]
-        self.keep_mb = _KEEP_MB[mode]
+        self.bundle_mb, self.keep_mb = _BUNDLE_MB[mode], _KEEP_MB[mode]
 
     def provenance(self) -> dict[str, str | int | float]:
         """Machine, accelerator, versions and threads."""

@@ -12,7 +12,8 @@ import nas
 from nas._files import replacing
 from nas._progress import track
 from nas.errors import DeviceError
-from nas.latency._building import Plan, Subject, attention_of, instances_of, passes_of
+from nas.latency._building import Plan, attention_of, instances_of, passes_of
+from nas.latency._bundles import Subject
 from nas.latency._canary import make_canary
 from nas.latency._provenance import workload_provenance
 from nas.latency.kit._manifest import LIBRARY, PACKAGES, SCRIPT, Manifest, Package, tree_sha256
@@ -61,12 +62,14 @@ class Converter(Protocol):
         suffix: of the files.
         variant: what distinguishes its devices' names, such as "+iOS18".
         working_set_mb: see `Device.working_set_mb`.
+        bundle_mb: see `Device.bundle_mb`.
     """
 
     runtime: str
     suffix: str
     variant: str
     working_set_mb: float
+    bundle_mb: float
 
     def provenance(self) -> dict[str, str | int | float]:
         """What decided the conversion."""
@@ -105,7 +108,8 @@ def export_kit(
     """
     converter = converter or _coreml()
     workload = workload or Workload.of(space, batch_size=2, precision="fp16")
-    plan = Plan.of(space, workload, home="cpu", copies=copies, random_wholes=random_wholes)
+    bundle_mb = converter.bundle_mb
+    plan = Plan.of(space, workload, home="cpu", copies=copies, bundle_mb=bundle_mb, random_wholes=random_wholes)
     with replacing(kit) as folder:
         (folder / PACKAGES).mkdir(parents=True)
         writing = _Writing(folder, converter, space, workload)
@@ -121,6 +125,7 @@ def export_kit(
             canary=canary,
             packages=packages,
             wholes=tuple(plan.wholes),
+            bundles=plan.bundles,
             passes=passes_of(space, workload),
         )
         manifest.write(folder)

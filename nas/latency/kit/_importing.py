@@ -36,7 +36,7 @@ def import_kit(kit: str | os.PathLike[str], *, results: str | None = None) -> La
     rows = _rows(path, found.get("rows"), manifest)
     wholes = {name: Architecture.parse(name) for name in manifest.wholes}
     circumstances = {name: found[name] for name in ("canary_ms", "other_work_cores") if name in found}
-    built = Built.of(wholes, rows, circumstances)
+    built = Built.of(rows, circumstances, wholes=wholes, bundles=manifest.bundles)
     space, workload = SearchSpace.from_dict(manifest.space), Workload(**manifest.workload)
     parts = (manifest.runtime, found["runtime"], found["unit"])
     provenance = {

@@ -49,6 +49,7 @@ class Manifest:
         canary: run around everything else.
         packages: what is measured.
         wholes: names of the packages that are whole networks.
+        bundles: how many blocks are in the bundle beside a row, by the row's name.
         passes: how often everything is measured in its turn.
         seal: SHA-256 over all of this.
     """
@@ -61,6 +62,7 @@ class Manifest:
     canary: Package
     packages: tuple[Package, ...]
     wholes: tuple[str, ...]
+    bundles: dict[str, int]
     passes: int
     seal: str = ""
 
