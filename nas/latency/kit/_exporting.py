@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 import nas
 from nas._files import replacing
 from nas._progress import track
-from nas.errors import DeviceError
+from nas.errors import DeviceError, StorageError, TableError
 from nas.latency._building import Plan, Subject, attention_of, instances_of, passes_of
 from nas.latency._canary import make_canary
 from nas.latency._provenance import workload_provenance
-from nas.latency.kit._manifest import LIBRARY, PACKAGES, SCRIPT, Manifest, Package, tree_sha256
+from nas.latency.devices._machine import versions
+from nas.latency.kit._manifest import LIBRARY, PACKAGES, RESULTS, SCRIPT, Manifest, Package, tree_sha256
 from nas.search_space import SearchSpace
 from nas.workload import Workload
 
@@ -45,10 +46,15 @@ import sys
 from pathlib import Path
 
 KIT = Path(__file__).resolve().parent
+NEEDED = "measure.py needs Python 3.11 or newer and coremltools: python -m pip install coremltools"
+
+if sys.version_info < (3, 11):
+    sys.exit("%s. This is Python %d.%d." % (NEEDED, *sys.version_info[:2]))
 sys.path.insert(0, str(KIT / "lib"))
-
-from nas.latency.kit._measuring import main  # noqa: E402
-
+try:
+    from nas.latency.kit._measuring import main
+except ImportError as error:
+    sys.exit("%s. Missing: %s." % (NEEDED, error))
 sys.exit(main([str(KIT), *sys.argv[1:]]))
 '''
 
@@ -92,7 +98,7 @@ def export_kit(
 
     Args:
         space: whose blocks to convert.
-        kit: folder to write; one that is there is replaced.
+        kit: folder to write; a kit that is there and was not measured is replaced.
         converter: to Core ML for iOS 17 when None.
         workload: what to convert for; the space's own latent size, batch 2 and fp16 when None.
         copies: also what copies of blocks cost.
@@ -101,8 +107,9 @@ def export_kit(
 
     Raises:
         DeviceError: a module cannot be converted.
-        StorageError: the kit cannot be written.
+        StorageError: the kit cannot be written, or the folder holds something else or measurements.
     """
+    _require_free(Path(kit))
     converter = converter or _coreml()
     workload = workload or Workload.of(space, batch_size=2, precision="fp16")
     plan = Plan.of(space, workload, home="cpu", copies=copies, random_wholes=random_wholes)
@@ -117,7 +124,12 @@ def export_kit(
             space=space.to_dict(),
             workload=vars(workload).copy(),
             variant=converter.variant,
-            provenance={"attention": attention_of(space), **converter.provenance(), **workload_provenance(workload)},
+            provenance={
+                **versions("nas"),
+                "attention": attention_of(space),
+                **converter.provenance(),
+                **workload_provenance(workload),
+            },
             canary=canary,
             packages=packages,
             wholes=tuple(plan.wholes),
@@ -126,6 +138,18 @@ def export_kit(
         manifest.write(folder)
         _copy_library(folder)
     return Manifest.read(Path(kit))
+
+
+def _require_free(kit: Path) -> None:
+    """Refuse to replace what cannot be made again by exporting."""
+    if not kit.exists() or (kit.is_dir() and not any(kit.iterdir())):
+        return
+    try:
+        Manifest.read(kit)
+    except TableError as error:
+        raise StorageError(f"{kit} is there and is no kit ({error}); export to another folder") from error
+    if (kit / RESULTS).exists():
+        raise StorageError(f"{kit} holds measurements; import them and remove the folder, or export to another one")
 
 
 class _Writing:

@@ -13,7 +13,7 @@ import torch
 from kits import CostConverter, CostRuntime
 
 from nas import LatencyTable, SearchSpace, Workload
-from nas.errors import DeviceError, TableError
+from nas.errors import DeviceError, StorageError, TableError
 from nas.latency import Timing
 from nas.latency.kit import Manifest, export_kit, import_kit, measure_kit
 from nas.latency.testing import FakeDevice
@@ -132,11 +132,48 @@ def test_what_cannot_be_converted_is_named_and_nothing_is_written(tiny_space: Se
                 raise DeviceError("no")
             return super().write(module, *args, path=path, **kwargs)
 
-    (tmp_path / "kit").mkdir()
-    (tmp_path / "kit" / "before").write_text("still here")
     with pytest.raises(DeviceError, match=r"while converting .*: no"):
         export_kit(tiny_space, tmp_path / "kit", converter=Refusing())
-    assert [path.name for path in (tmp_path / "kit").iterdir()] == ["before"]
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_a_kit_replaces_only_one_that_was_not_measured(tiny_space: SearchSpace, kit: Path, tmp_path: Path) -> None:
+    def export(folder: Path) -> None:
+        export_kit(tiny_space, folder, converter=CostConverter())
+
+    export(kit)
+    assert len(Manifest.read(kit).wholes) == 1
+    measure_kit(kit, "ne", runtime=CostRuntime(), timing=TIMING)
+    with pytest.raises(StorageError, match="holds measurements"):
+        export(kit)
+    assert import_kit(kit).base_ms > 0
+    other = tmp_path / "other"
+    other.mkdir()
+    export(other)
+    (other / "manifest.json").write_text('{"name": "some web page"}')
+    (other / "results").mkdir()
+    file = tmp_path / "file"
+    file.write_text("still here")
+    for path in (other, file, tmp_path):
+        with pytest.raises(StorageError, match="is no kit"):
+            export(path)
+    assert file.read_text() == "still here"
+    assert (other / "packages").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("lacking", "message"),
+    [
+        ("sys.version_info = (3, 9, 6, 'final', 0)", "This is Python 3.9."),
+        ("sys.modules['numpy'] = None", "pip install coremltools"),
+    ],
+)
+def test_the_script_says_what_it_needs(kit: Path, lacking: str, message: str) -> None:
+    code = f"import runpy, sys\n{lacking}\nrunpy.run_path({str(kit / 'measure.py')!r}, run_name='__main__')\n"
+    ended = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    assert message in ended.stderr
+    assert "Traceback" not in ended.stderr
 
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="there the script measures")
