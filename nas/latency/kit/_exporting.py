@@ -13,7 +13,7 @@ from nas._files import replacing
 from nas._progress import track
 from nas.errors import DeviceError, StorageError, TableError
 from nas.latency._building import Plan, Subject, attention_of, instances_of, passes_of
-from nas.latency._canary import make_canary
+from nas.latency._canary import CANARY_INSTANCES, make_canary
 from nas.latency._provenance import workload_provenance
 from nas.latency.devices._machine import versions
 from nas.latency.kit._manifest import LIBRARY, PACKAGES, RESULTS, SCRIPT, Manifest, Package, tree_sha256
@@ -116,7 +116,7 @@ def export_kit(
     with replacing(kit) as folder:
         (folder / PACKAGES).mkdir(parents=True)
         writing = _Writing(folder, converter, space, workload)
-        canary = writing.package("canary", lambda: (*make_canary(), {}))
+        canary = writing.package("canary", lambda: (*make_canary(), {}), instances=CANARY_INSTANCES)
         names = track(plan.subjects, description=f"Converting {space.name} for {converter.runtime}")
         packages = tuple(writing.package(name, plan.subjects[name]) for name in names)
         manifest = Manifest(
@@ -159,8 +159,8 @@ class _Writing:
         self._folder, self._converter, self._space, self._workload = folder, converter, space, workload
         self._count = 0
 
-    def package(self, name: str, make: Callable[[], Subject]) -> Package:
-        """Make a module, convert it, and say what it became."""
+    def package(self, name: str, make: Callable[[], Subject], *, instances: int | None = None) -> Package:
+        """Make a module, convert it, and say what it became; as many instances as a device would load when None."""
         module, args, kwargs = make()
         path = self._folder / PACKAGES / f"{self._count:03d}{self._converter.suffix}"
         self._count += 1
@@ -169,7 +169,8 @@ class _Writing:
             inputs = self._converter.write(module, args, kwargs, precision=precision, path=path)
         except DeviceError as error:
             raise DeviceError(f"while converting {name}: {error}") from error
-        instances = instances_of(module, self._space, precision, working_set_mb=size_mb, min_instances=1)
+        if instances is None:
+            instances = instances_of(module, self._space, precision, working_set_mb=size_mb, min_instances=1)
         return Package(name, path.relative_to(self._folder).as_posix(), tree_sha256(path), instances, inputs)
 
 

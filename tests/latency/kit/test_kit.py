@@ -15,7 +15,8 @@ from kits import CostConverter, CostRuntime
 from nas import LatencyTable, SearchSpace, Workload
 from nas.errors import DeviceError, StorageError, TableError
 from nas.latency import Timing
-from nas.latency.kit import Manifest, export_kit, import_kit, measure_kit
+from nas.latency._canary import canary_on
+from nas.latency.kit import Manifest, _manifest, export_kit, import_kit, measure_kit
 from nas.latency.testing import FakeDevice
 
 TIMING = Timing(passes=2, extra_seconds=0)
@@ -59,6 +60,17 @@ def test_the_table_of_a_kit_is_that_of_a_device_at_hand(measured: Path, tiny_spa
     assert {"compute_unit": "ne", "target": "none", "hardware": "none"}.items() <= table.provenance.items()
     measured_things = 1 + len(table.wholes) + len(table.rows)
     assert table.provenance["operations"] == f"cpu {measured_things}, ne {4 * measured_things}"
+
+
+def test_the_canary_is_that_of_a_device_at_hand(kit: Path) -> None:
+    class Device(FakeDevice):
+        def load(self, *args: Any, instances: int = 1, **kwargs: Any) -> Any:
+            self.instances = instances
+            return super().load(*args, instances=instances, **kwargs)
+
+    device = Device()
+    canary_on(device, "fp16")
+    assert Manifest.read(kit).canary.instances == device.instances > 1
 
 
 def test_the_table_survives_a_file(measured: Path, tmp_path: Path) -> None:
