@@ -30,6 +30,7 @@ class CoreMLConverter:
     runtime = "coreml"
     suffix = ".mlpackage"
     working_set_mb = AppleDevice.working_set_mb
+    keep_mb = AppleDevice.keep_mb
 
     def __init__(self, *, target: str = "iOS17", attention: str = "original") -> None:
         require_target(target)

@@ -63,6 +63,21 @@ class CoreMLRuntime(Protocol):
         ...
 
 
+def require_unit(unit: str) -> None:
+    """Refuse what is no compute unit.
+
+    Raises:
+        DeviceError: it is none of `UNITS`.
+    """
+    if unit not in UNITS:
+        raise DeviceError(f"Core ML has no compute unit {unit!r}; choose one of {', '.join(UNITS)}")
+
+
+def conditions_of(runtime: CoreMLRuntime, unit: str) -> dict[str, str | int | float]:
+    """Where something is measured and what is asked of Core ML there, for a table's provenance."""
+    return {**runtime.provenance(), "compute_unit": UNITS[unit], "threads": "as Core ML chooses"}
+
+
 class MacRuntime:
     """The Mac at hand. Written after coremltools' source; not run on a Mac yet.
 

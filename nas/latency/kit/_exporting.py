@@ -67,12 +67,14 @@ class Converter(Protocol):
         suffix: of the files.
         variant: what distinguishes its devices' names, such as "+iOS18".
         working_set_mb: see `Device.working_set_mb`.
+        keep_mb: see `Device.keep_mb`.
     """
 
     runtime: str
     suffix: str
     variant: str
     working_set_mb: float
+    keep_mb: float
 
     def provenance(self) -> dict[str, str | int | float]:
         """What decided the conversion."""
@@ -133,7 +135,8 @@ def export_kit(
             canary=canary,
             packages=packages,
             wholes=tuple(plan.wholes),
-            passes=passes_of(space, workload),
+            passes=passes_of(space, workload, keep_mb=converter.keep_mb),
+            keep_mb=converter.keep_mb,
         )
         manifest.write(folder)
         _copy_library(folder)
