@@ -20,6 +20,7 @@ class CostConverter:
     variant = "+thrift"
     working_set_mb = 0.0
     bundle_mb = 0.0
+    keep_mb = 0.0
 
     def provenance(self) -> dict[str, str]:
         return {"target": "none"}
@@ -36,13 +37,17 @@ class CostConverter:
 class CostRuntime:
     """Takes a microsecond for each weight; ends after some predictions if asked to."""
 
+    hardware, system = "none", "none"
+
     def __init__(self, name: str = "", *, predictions: float = float("inf")) -> None:
         self.name, self.left, self.made = name, predictions, 0
+        self.loaded: list[Path] = []
 
     def provenance(self) -> dict[str, str]:
-        return {"hardware": "none", "os": "none"}
+        return {"hardware": self.hardware, "os": self.system}
 
     def load(self, package: Path, unit: str) -> CostProgram:
+        self.loaded.append(package)
         return CostProgram(self, 1e-3 * json.loads((package / "weights.json").read_text()))
 
 

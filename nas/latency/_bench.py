@@ -30,7 +30,8 @@ class Bench:
 
     Attributes:
         canary_ms: that time, once something was measured.
-        other_work_cores: how many cores other programs kept busy during the last measurement; None if unknown.
+        other_work_cores: how many cores other programs kept busy during the last measurement, or since it was gone on
+            with; None if unknown.
     """
 
     def __init__(

@@ -100,7 +100,7 @@ class Built:
         wholes: networks measured end to end, by architecture; none where they are too large to be built as a whole.
         provenance: device, workload and conditions; among them "attention", the attention processors as diffusers calls
             them, and "loading_seconds", which the device spent on what it loads: exporting and compiling where it
-            does, else copying.
+            does, else copying; of a measurement that was interrupted, since then.
     """
 
     rows: dict[str, Row]

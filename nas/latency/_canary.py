@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 # Its weights are to come from memory, as a network's do: others may be busy there while the cores are free.
-_INSTANCES = 32
+CANARY_INSTANCES = 32
 
 
 def bench_on(device: Device, precision: str, timing: Timing, *, canary_ms: float | None = None) -> Bench:
@@ -24,7 +24,7 @@ def bench_on(device: Device, precision: str, timing: Timing, *, canary_ms: float
 def canary_on(device: Device, precision: str) -> Runnable:
     """The canary, ready to run on a device."""
     module, inputs = make_canary()
-    return device.load(module, inputs, {}, precision=precision, instances=_INSTANCES)
+    return device.load(module, inputs, {}, precision=precision, instances=CANARY_INSTANCES)
 
 
 def make_canary() -> tuple[nn.Module, tuple[torch.Tensor, ...]]:

@@ -25,11 +25,10 @@ class Visits:
 
     def __init__(self, path: Path, measurement: str) -> None:
         self._path = path
-        lines = self._complete_lines()
-        if lines:
-            self._require(lines[0], measurement)
-        else:
-            self._append({"measurement": measurement})
+        header = json.dumps({"measurement": measurement})
+        lines = self._complete_lines(header)
+        if not lines:
+            self._append(header)
         self._kept = deque(self._visit(line) for line in lines[1:])
 
     def replay(self, name: str) -> list[Sample] | None:
@@ -47,44 +46,33 @@ class Visits:
 
     def keep(self, name: str, samples: list[Sample]) -> None:
         """Write down what a visit found, at once."""
-        self._append({"name": name, "samples": [vars(sample) for sample in samples]})
+        self._append(json.dumps({"name": name, "samples": [vars(sample) for sample in samples]}))
 
-    def _complete_lines(self) -> list[str]:
-        # The last line of a run that was killed may be half a line.
+    def _complete_lines(self, header: str) -> list[str]:
         try:
             if not self._path.exists():
                 return []
-            text = self._path.read_text(encoding="utf-8")
-            whole = text[: text.rfind("\n") + 1]
-            if whole != text:
-                os.truncate(self._path, len(whole.encode()))
+            *lines, rest = self._path.read_bytes().decode().split("\n")
+            if (lines[0] != header) if lines else not header.startswith(rest):
+                raise TableError(f"{self._path} holds another measurement, or none; move it away to start anew")
+            # The last line of a run that was killed may be half a line.
+            os.truncate(self._path, self._path.stat().st_size - len(rest.encode()))
         except (OSError, ValueError) as error:
             raise StorageError(f"cannot read {self._path}: {error}") from error
-        return whole.splitlines()
-
-    def _require(self, line: str, measurement: str) -> None:
-        if self._parsed(line).get("measurement") != measurement:
-            raise TableError(f"{self._path} holds another measurement; move it away to start anew")
+        return lines
 
     def _visit(self, line: str) -> tuple[str, list[Sample]]:
         try:
-            found = self._parsed(line)
+            found = json.loads(line)
             return str(found["name"]), [Sample(**sample) for sample in found["samples"]]
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise TableError(f"{self._path} is damaged: {error!r}; remove it to start anew") from error
 
-    def _parsed(self, line: str) -> dict:
-        try:
-            found = json.loads(line)
-        except ValueError as error:
-            raise TableError(f"{self._path} is damaged: {error}; remove it to start anew") from error
-        return found if isinstance(found, dict) else {}
-
-    def _append(self, data: dict) -> None:
+    def _append(self, line: str) -> None:
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            with open(self._path, "a", encoding="utf-8") as stream:
-                stream.write(json.dumps(data) + "\n")
+            with open(self._path, "a", encoding="utf-8", newline="\n") as stream:
+                stream.write(line + "\n")
                 stream.flush()
                 os.fsync(stream.fileno())
         except OSError as error:

@@ -18,6 +18,25 @@ def fake_table(tiny_space: SearchSpace) -> LatencyTable:
 
 
 @pytest.fixture(scope="session")
+def smallest_space() -> SearchSpace:
+    """A few blocks of both kinds, for what takes seconds with each."""
+    config = {
+        "sample_size": 4,
+        "in_channels": 4,
+        "out_channels": 4,
+        "block_out_channels": (8,),
+        "down_block_types": ("CrossAttnDownBlock2D",),
+        "up_block_types": ("CrossAttnUpBlock2D",),
+        "mid_block_type": None,
+        "layers_per_block": 1,
+        "cross_attention_dim": 8,
+        "attention_head_dim": 2,
+        "norm_num_groups": 4,
+    }
+    return SearchSpace.from_config(config, name="smallest", context_length=5)
+
+
+@pytest.fixture(scope="session")
 def quick() -> Timing:
     """One execution a row."""
     return Timing(

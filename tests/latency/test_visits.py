@@ -49,6 +49,24 @@ def test_another_measurement_is_not_gone_on_with(tmp_path: Path) -> None:
         Visits(path, "this one").replay("row")
 
 
+@pytest.mark.parametrize("content", ["no measurement, no line", "no measurement\nbut lines\n", "half a\nline", "\xff"])
+def test_a_file_of_something_else_is_left_as_it_is(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "notes"
+    path.write_text(content, encoding="latin-1")
+    with pytest.raises((TableError, StorageError), match="notes"):
+        Visits(path, "this one")
+    assert path.read_text(encoding="latin-1") == content
+
+
+def test_a_run_that_was_killed_at_its_first_line_is_begun_anew(tmp_path: Path) -> None:
+    path = tmp_path / "visits.jsonl"
+    Visits(path, "this one").keep("base", ONE)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:10])
+    Visits(path, "this one").keep("base", ONE)
+    assert path.read_bytes() == whole
+
+
 @pytest.mark.parametrize("line", ['{"name": "base"}', "no JSON", '{"name": "base", "samples": [{"time": 1}]}'])
 def test_a_damaged_file_is_refused(tmp_path: Path, line: str) -> None:
     path = tmp_path / "visits.jsonl"

@@ -29,10 +29,7 @@ class AppleDevice:
         self.attention = attention
         self.name = name if attention == "original" else f"{name}+{attention}"
 
-    def _provenance(
-        self, found: dict[str, str | int | float], *packages: str, threads: str
-    ) -> dict[str, str | int | float]:
+    def _provenance(self, found: dict[str, str | int | float], *packages: str) -> dict[str, str | int | float]:
         # "original" is what the module has, which who built it knows better.
         attention = {} if self.attention == "original" else {"attention": self.attention}
-        described = {"device": self.name, **found, "threads": threads, **attention}
-        return {**described, **versions(*packages, "torch", "diffusers")}
+        return {"device": self.name, **found, **attention, **versions(*packages, "torch", "diffusers")}

@@ -89,7 +89,7 @@ class CoreAIDevice(AppleDevice):
 
     def provenance(self) -> dict[str, str | int | float]:
         """Machine and versions."""
-        return self._provenance(machine(), "coreai-core", "coreai-torch", threads="as Core AI chooses")
+        return self._provenance({**machine(), "threads": "as Core AI chooses"}, "coreai-core", "coreai-torch")
 
     def load(
         self,

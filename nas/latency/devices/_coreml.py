@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from nas.errors import DeviceError
 from nas.latency.devices._apple import AppleDevice
 from nas.latency.devices._coreml_program import (
     CoreMLProgram,
@@ -28,7 +27,7 @@ from nas.latency.devices._coreml_program import (
     require_target,
     write_coreml,
 )
-from nas.latency.devices._coreml_runtime import UNITS, CoreMLRuntime, LoadedProgram, MacRuntime
+from nas.latency.devices._coreml_runtime import CoreMLRuntime, LoadedProgram, MacRuntime, conditions_of, require_unit
 
 if TYPE_CHECKING:
     import numpy as np
@@ -57,8 +56,7 @@ class CoreMLDevice(AppleDevice):
         attention: str = "original",
         target: str = "iOS17",
     ) -> None:
-        if unit not in UNITS:
-            raise DeviceError(f"Core ML has no compute unit {unit!r}; choose one of {', '.join(UNITS)}")
+        require_unit(unit)
         require_target(target)
         self.unit, self.target = unit, target
         self.runtime = MacRuntime() if runtime is None else runtime
@@ -67,8 +65,7 @@ class CoreMLDevice(AppleDevice):
 
     def provenance(self) -> dict[str, str | int | float]:
         """The runtime's machine, and what was asked of Core ML."""
-        asked = {"compute_unit": UNITS[self.unit], "target": self.target}
-        return self._provenance({**self.runtime.provenance(), **asked}, "coremltools", threads="as Core ML chooses")
+        return self._provenance({**conditions_of(self.runtime, self.unit), "target": self.target}, "coremltools")
 
     def load(
         self,

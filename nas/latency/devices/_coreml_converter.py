@@ -31,6 +31,7 @@ class CoreMLConverter:
     suffix = ".mlpackage"
     working_set_mb = AppleDevice.working_set_mb
     bundle_mb = AppleDevice.bundle_mb
+    keep_mb = AppleDevice.keep_mb
 
     def __init__(self, *, target: str = "iOS17", attention: str = "original") -> None:
         require_target(target)

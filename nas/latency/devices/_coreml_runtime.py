@@ -63,6 +63,21 @@ class CoreMLRuntime(Protocol):
         ...
 
 
+def require_unit(unit: str) -> None:
+    """Refuse what is no compute unit.
+
+    Raises:
+        DeviceError: it is none of `UNITS`.
+    """
+    if unit not in UNITS:
+        raise DeviceError(f"Core ML has no compute unit {unit!r}; choose one of {', '.join(UNITS)}")
+
+
+def conditions_of(runtime: CoreMLRuntime, unit: str) -> dict[str, str | int | float]:
+    """Where something is measured and what is asked of Core ML there, for a table's provenance."""
+    return {**runtime.provenance(), "compute_unit": UNITS[unit], "threads": "as Core ML chooses"}
+
+
 class MacRuntime:
     """The Mac at hand. Written after coremltools' source; not run on a Mac yet.
 
@@ -88,14 +103,21 @@ class _MacProgram:
     def __init__(self, package: Path, unit: str) -> None:
         ct = coremltools()
         self._unit = ct.ComputeUnit[UNITS[unit]]
-        self._model = ct.models.MLModel(str(package), compute_units=self._unit)
+        with explained_by_coreml("load this program"), warnings.catch_warnings():
+            # What Core ML could not compile is only warned of.
+            warnings.filterwarnings("error", "You will not be able to run predict")
+            self._model = ct.models.MLModel(str(package), compute_units=self._unit)
 
     def predict(self, inputs: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
         """See `LoadedProgram.predict`."""
-        return self._model.predict(dict(inputs))
+        with explained_by_coreml("run this program"):
+            return self._model.predict(dict(inputs))
 
     def predict_ms(self, inputs: Mapping[str, np.ndarray]) -> float:
-        """Measured around Core ML's own prediction, in nanoseconds."""
+        """Measured around Core ML's own prediction, in nanoseconds.
+
+        coremltools hands inputs in fp16 over in fp32; that Core ML casts them may count.
+        """
         self.predict(inputs)
         return _ms(self._model.last_predict_duration_in_nano_seconds)
 
@@ -103,8 +125,9 @@ class _MacProgram:
         """From `MLComputePlan`."""
         from coremltools.models.compute_plan import MLComputePlan
 
-        path = self._model.get_compiled_model_path()
-        return placement_of(MLComputePlan.load_from_path(path=path, compute_units=self._unit))
+        with explained_by_coreml("say where this program would run"):
+            path = self._model.get_compiled_model_path()
+            return placement_of(MLComputePlan.load_from_path(path=path, compute_units=self._unit))
 
 
 class PhoneRuntime:
@@ -138,7 +161,8 @@ class PhoneRuntime:
             raise DeviceError(f"an app is built for the {kind} and signed: set {_TEAM} to your team's identifier")
         self._loop = Waiting()
         credentials = AppSigningCredentials(development_team=team)
-        self._phone = self._loop.run(found[0].prepare_for_model_debugging(credentials=credentials))
+        with explained_by_coreml(f"use the {kind}"):
+            self._phone = self._loop.run(found[0].prepare_for_model_debugging(credentials=credentials))
 
     def provenance(self) -> dict[str, str | int | float]:
         """The device as its owner calls it (coremltools knows no model's name), and the Mac that it is connected to."""
@@ -156,14 +180,17 @@ class _PhoneProgram:
         from coremltools.models.ml_program.experimental.async_wrapper import MLModelAsyncWrapper
 
         self._loop = loop
-        self._model = MLModelAsyncWrapper.from_spec_or_path(
-            str(package), weights_dir="", compute_units=coremltools().ComputeUnit[UNITS[unit]], device=phone
-        )
-        loop.run(self._model.load())
+        units = coremltools().ComputeUnit[UNITS[unit]]
+        with explained_by_coreml("load this program"):
+            self._model = MLModelAsyncWrapper.from_spec_or_path(
+                str(package), weights_dir="", compute_units=units, device=phone
+            )
+            loop.run(self._model.load())
 
     def predict(self, inputs: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
         """See `LoadedProgram.predict`."""
-        return self._loop.run(self._model.predict(dict(inputs)))
+        with explained_by_coreml("run this program"):
+            return self._loop.run(self._model.predict(dict(inputs)))
 
     def predict_ms(self, inputs: Mapping[str, np.ndarray]) -> float:
         """Measured on the device around Core ML's own prediction; the transfer to the device is not in it."""
@@ -172,7 +199,22 @@ class _PhoneProgram:
 
     def placement(self) -> Counter[tuple[str, str]]:
         """From the device's own compute plan."""
-        return placement_of(self._loop.run(self._model.retrieve_compute_plan()))
+        with explained_by_coreml("say where this program would run"):
+            return placement_of(self._loop.run(self._model.retrieve_compute_plan()))
+
+
+@contextmanager
+def explained_by_coreml(action: str) -> Iterator[None]:
+    """Turn whatever Core ML or coremltools raises, which have no family of exceptions, into an error of this library.
+
+    Raises:
+        DeviceError: something was raised inside.
+    """
+    try:
+        yield
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise DeviceError(f"Core ML cannot {action}: {reason}") from error
 
 
 def placement_of(plan: Any) -> Counter[tuple[str, str]]:
@@ -223,7 +265,7 @@ def coremltools() -> Any:
             warnings.simplefilter("ignore")
             import coremltools as ct
     except ImportError as error:
-        raise MissingExtraError("coremltools is not installed; pip install 'nas[coreml]'") from error
+        raise MissingExtraError("coremltools is not installed; pip install coremltools, or 'nas[coreml]'") from error
     return ct
 
 

@@ -42,7 +42,7 @@ class OpenVinoDevice(ExportingDevice):
     name = "openvino-cpu"
 
     def __init__(self, *, threads: int | None = None) -> None:
-        with needing(self.name, "openvino"):
+        with needing(self.name, "openvino"), _without_telemetry():
             import openvino
         super().__init__(threads=threads)
         self._openvino, self._core = openvino, openvino.Core()
@@ -158,8 +158,8 @@ def _text(value: Any) -> str:
 
 @contextmanager
 def _without_telemetry() -> Iterator[None]:
-    # The converter reports its use over the network, unless it is used in continuous integration or somebody opted out
-    # on this machine.
+    # The package reports its import over the network, and the converter its use, unless this is continuous integration
+    # or somebody opted out on this machine.
     known = os.environ.get("CI")
     os.environ["CI"] = "true"
     try:

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 import nas
 from nas._files import replacing
 from nas._progress import track
-from nas.errors import DeviceError
+from nas.errors import DeviceError, StorageError, TableError
 from nas.latency._building import Plan, attention_of, instances_of, passes_of
 from nas.latency._bundles import Subject
-from nas.latency._canary import make_canary
+from nas.latency._canary import CANARY_INSTANCES, make_canary
 from nas.latency._provenance import workload_provenance
-from nas.latency.kit._manifest import LIBRARY, PACKAGES, SCRIPT, Manifest, Package, tree_sha256
+from nas.latency.devices._machine import versions
+from nas.latency.kit._manifest import LIBRARY, PACKAGES, RESULTS, SCRIPT, Manifest, Package, tree_sha256
 from nas.search_space import SearchSpace
 from nas.workload import Workload
 
@@ -46,10 +47,15 @@ import sys
 from pathlib import Path
 
 KIT = Path(__file__).resolve().parent
+NEEDED = "measure.py needs Python 3.11 or newer and coremltools: python -m pip install coremltools"
+
+if sys.version_info < (3, 11):
+    sys.exit("%s. This is Python %d.%d." % (NEEDED, *sys.version_info[:2]))
 sys.path.insert(0, str(KIT / "lib"))
-
-from nas.latency.kit._measuring import main  # noqa: E402
-
+try:
+    from nas.latency.kit._measuring import main
+except ImportError as error:
+    sys.exit("%s. Missing: %s." % (NEEDED, error))
 sys.exit(main([str(KIT), *sys.argv[1:]]))
 '''
 
@@ -63,6 +69,7 @@ class Converter(Protocol):
         variant: what distinguishes its devices' names, such as "+iOS18".
         working_set_mb: see `Device.working_set_mb`.
         bundle_mb: see `Device.bundle_mb`.
+        keep_mb: see `Device.keep_mb`.
     """
 
     runtime: str
@@ -70,6 +77,7 @@ class Converter(Protocol):
     variant: str
     working_set_mb: float
     bundle_mb: float
+    keep_mb: float
 
     def provenance(self) -> dict[str, str | int | float]:
         """What decided the conversion."""
@@ -95,7 +103,7 @@ def export_kit(
 
     Args:
         space: whose blocks to convert.
-        kit: folder to write; one that is there is replaced.
+        kit: folder to write; a kit that is there and was not measured is replaced.
         converter: to Core ML for iOS 17 when None.
         workload: what to convert for; the space's own latent size, batch 2 and fp16 when None.
         copies: also what copies of blocks cost.
@@ -104,8 +112,9 @@ def export_kit(
 
     Raises:
         DeviceError: a module cannot be converted.
-        StorageError: the kit cannot be written.
+        StorageError: the kit cannot be written, or the folder holds something else or measurements.
     """
+    _require_free(Path(kit))
     converter = converter or _coreml()
     workload = workload or Workload.of(space, batch_size=2, precision="fp16")
     bundle_mb = converter.bundle_mb
@@ -113,7 +122,7 @@ def export_kit(
     with replacing(kit) as folder:
         (folder / PACKAGES).mkdir(parents=True)
         writing = _Writing(folder, converter, space, workload)
-        canary = writing.package("canary", lambda: (*make_canary(), {}))
+        canary = writing.package("canary", lambda: (*make_canary(), {}), instances=CANARY_INSTANCES)
         names = track(plan.subjects, description=f"Converting {space.name} for {converter.runtime}")
         packages = tuple(writing.package(name, plan.subjects[name]) for name in names)
         manifest = Manifest(
@@ -121,16 +130,34 @@ def export_kit(
             space=space.to_dict(),
             workload=vars(workload).copy(),
             variant=converter.variant,
-            provenance={"attention": attention_of(space), **converter.provenance(), **workload_provenance(workload)},
+            provenance={
+                **versions("nas"),
+                "attention": attention_of(space),
+                **converter.provenance(),
+                **workload_provenance(workload),
+            },
             canary=canary,
             packages=packages,
             wholes=tuple(plan.wholes),
             bundles=plan.bundles,
-            passes=passes_of(space, workload),
+            passes=passes_of(space, workload, keep_mb=converter.keep_mb),
+            keep_mb=converter.keep_mb,
         )
         manifest.write(folder)
         _copy_library(folder)
     return Manifest.read(Path(kit))
+
+
+def _require_free(kit: Path) -> None:
+    """Refuse to replace what cannot be made again by exporting."""
+    if not kit.exists() or (kit.is_dir() and not any(kit.iterdir())):
+        return
+    try:
+        Manifest.read(kit)
+    except TableError as error:
+        raise StorageError(f"{kit} is there and is no kit ({error}); export to another folder") from error
+    if (kit / RESULTS).exists():
+        raise StorageError(f"{kit} holds measurements; import them and remove the folder, or export to another one")
 
 
 class _Writing:
@@ -140,8 +167,8 @@ class _Writing:
         self._folder, self._converter, self._space, self._workload = folder, converter, space, workload
         self._count = 0
 
-    def package(self, name: str, make: Callable[[], Subject]) -> Package:
-        """Make a module, convert it, and say what it became."""
+    def package(self, name: str, make: Callable[[], Subject], *, instances: int | None = None) -> Package:
+        """Make a module, convert it, and say what it became; as many instances as a device would load when None."""
         module, args, kwargs = make()
         path = self._folder / PACKAGES / f"{self._count:03d}{self._converter.suffix}"
         self._count += 1
@@ -150,7 +177,8 @@ class _Writing:
             inputs = self._converter.write(module, args, kwargs, precision=precision, path=path)
         except DeviceError as error:
             raise DeviceError(f"while converting {name}: {error}") from error
-        instances = instances_of(module, self._space, precision, working_set_mb=size_mb, min_instances=1)
+        if instances is None:
+            instances = instances_of(module, self._space, precision, working_set_mb=size_mb, min_instances=1)
         return Package(name, path.relative_to(self._folder).as_posix(), tree_sha256(path), instances, inputs)
 
 

@@ -12,7 +12,7 @@ from nas.errors import TableError
 from nas.latency._building import BASE, Built
 from nas.latency._row import Row
 from nas.latency._table import LatencyTable
-from nas.latency.kit._manifest import MANIFEST, RESULTS, Manifest, read_sealed
+from nas.latency.kit._manifest import MANIFEST, RESULTS, Manifest, files_of, read_sealed
 from nas.search_space import SearchSpace
 from nas.workload import Workload
 
@@ -41,8 +41,7 @@ def import_kit(kit: str | os.PathLike[str], *, results: str | None = None) -> La
     parts = (manifest.runtime, found["runtime"], found["unit"])
     provenance = {
         "device": "-".join(part for part in parts if part) + manifest.variant,
-        **found["machine"],
-        "compute_unit": found["unit"],
+        **found["conditions"],
         "operations": _where(found["operations"]),
         **manifest.provenance,
         **built.provenance,
@@ -52,14 +51,14 @@ def import_kit(kit: str | os.PathLike[str], *, results: str | None = None) -> La
 
 
 def _results_file(kit: Path, results: str | None) -> Path:
-    there = {path.stem: path for path in sorted((kit / RESULTS).glob("*.json"))}
+    there = {path.stem: path for path in files_of(kit / RESULTS) if path.suffix == ".json"}
     if not there:
         raise TableError(f"{kit} was not measured yet: run its measure.py, or nas lut measure, on the device")
     if results is None and len(there) == 1:
         return next(iter(there.values()))
     if results not in there:
-        asked = "say which with results=" if results is None else f"there are no {results!r};"
-        raise TableError(f"{kit} has results for {', '.join(there)}; {asked}".rstrip(";="))
+        wrong = "name one of them" if results is None else f"there are none called {results!r}"
+        raise TableError(f"{kit} has the results {', '.join(there)}; {wrong}")
     return there[results]
 
 

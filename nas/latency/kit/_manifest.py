@@ -51,6 +51,7 @@ class Manifest:
         wholes: names of the packages that are whole networks.
         bundles: how many blocks are in the bundle beside a row, by the row's name.
         passes: how often everything is measured in its turn.
+        keep_mb: see `Device.keep_mb`.
         seal: SHA-256 over all of this.
     """
 
@@ -64,11 +65,12 @@ class Manifest:
     wholes: tuple[str, ...]
     bundles: dict[str, int]
     passes: int
+    keep_mb: float
     seal: str = ""
 
     def write(self, kit: Path) -> None:
         """Write it into a kit, sealed."""
-        write_sealed(kit / MANIFEST, {"schema": SCHEMA, **{k: v for k, v in asdict(self).items() if k != "seal"}})
+        write_sealed(kit / MANIFEST, {name: value for name, value in asdict(self).items() if name != "seal"})
 
     @classmethod
     def read(cls, kit: Path) -> Manifest:
@@ -78,8 +80,6 @@ class Manifest:
             TableError: there is none, or it is not as it was written.
         """
         data = read_sealed(kit / MANIFEST)
-        if data.pop("schema", None) != SCHEMA:
-            raise TableError(f"{kit / MANIFEST}: this version of nas reads schema {SCHEMA} of kits")
         seal = data.pop(_SEAL)
         try:
             packages = tuple(_package(entry) for entry in data.pop("packages"))
@@ -111,15 +111,27 @@ def require_intact(kit: Path, package: Package) -> Path:
 def tree_sha256(path: Path) -> str:
     """SHA-256 over a file, or over the names and contents of all files in a folder."""
     digest = hashlib.sha256()
-    for file in sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]:
+    for file in files_of(path):
         digest.update(file.relative_to(path).as_posix().encode() + b"\0")
         with open(file, "rb") as stream:
             digest.update(hashlib.file_digest(stream, "sha256").digest())
     return digest.hexdigest()
 
 
+def files_of(path: Path) -> list[Path]:
+    """A file, or all files in a folder, in an order that is the same on every system.
+
+    What a Mac leaves beside files by itself (.DS_Store, and ._* on file systems of others) does not count.
+    """
+    if path.is_file():
+        return [path]
+    found = (file for file in path.rglob("*") if file.is_file() and not file.name.startswith((".DS_Store", "._")))
+    return sorted(found, key=lambda file: file.relative_to(path).as_posix())
+
+
 def write_sealed(path: Path, data: Mapping[str, Any]) -> None:
-    """Write plain data as JSON, with the SHA-256 of it in the last field."""
+    """Write plain data as JSON, with the schema before and the SHA-256 of all of it in the last field."""
+    data = {"schema": SCHEMA, **data}
     write_text_atomically(path, json.dumps({**data, _SEAL: _seal_of(data)}, indent=1) + "\n")
 
 
@@ -127,7 +139,7 @@ def read_sealed(path: Path) -> dict[str, Any]:
     """Read what `write_sealed` wrote, the seal included.
 
     Raises:
-        TableError: there is no such file, or it is not as it was written.
+        TableError: there is no such file, it is not as it was written, or is of another schema.
     """
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
@@ -138,6 +150,8 @@ def read_sealed(path: Path) -> dict[str, Any]:
     content = {name: value for name, value in data.items() if name != _SEAL} if isinstance(data, dict) else {}
     if not content or data.get(_SEAL) != _seal_of(content):
         raise TableError(f"{path} was changed or damaged since it was written (its {_SEAL} does not match)")
+    if data.pop("schema", None) != SCHEMA:
+        raise TableError(f"{path} is not of schema {SCHEMA}, the one that this version of nas reads")
     return data
 
 

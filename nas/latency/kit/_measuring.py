@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import sys
 import tempfile
 import weakref
 from collections import Counter
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from itertools import cycle
@@ -16,19 +18,32 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nas.errors import NasError
+from nas.errors import DeviceError, NasError, TableError
 from nas.latency._bench import Bench
 from nas.latency._timing import Timing
 from nas.latency._visits import Visits
-from nas.latency.devices._coreml_runtime import PHONES, UNITS, CoreMLRuntime, MacRuntime, PhoneRuntime
-from nas.latency.kit._manifest import RESULTS, Manifest, Package, require_intact, write_sealed
+from nas.latency.devices._coreml_runtime import (
+    PHONES,
+    UNITS,
+    CoreMLRuntime,
+    MacRuntime,
+    PhoneRuntime,
+    conditions_of,
+    require_unit,
+)
+from nas.latency.kit._manifest import RESULTS, Manifest, Package, files_of, read_sealed, require_intact, write_sealed
 
 if TYPE_CHECKING:
     from nas.latency.devices._coreml_runtime import LoadedProgram
 
 
-def measure_kit(kit: Path, unit: str, *, runtime: CoreMLRuntime | None = None, timing: Timing | None = None) -> Path:
-    """Measure a kit's packages on one compute unit; an interrupted measurement goes on where it stopped.
+def measure_kit(
+    kit: str | os.PathLike[str], unit: str, *, runtime: CoreMLRuntime | None = None, timing: Timing | None = None
+) -> Path:
+    """Measure a kit's packages on one compute unit.
+
+    An interrupted measurement goes on where it stopped. One that was finished is made anew, and its results are
+    replaced once there are new ones.
 
     Args:
         kit: the folder.
@@ -40,64 +55,98 @@ def measure_kit(kit: Path, unit: str, *, runtime: CoreMLRuntime | None = None, t
         the file of results, inside the kit.
 
     Raises:
-        TableError: the kit was changed or damaged.
-        DeviceError: this is no Mac, or a package cannot be run.
+        TableError: the kit was changed or damaged, what an interrupted measurement found is another one's, or there are
+            results of another machine.
+        DeviceError: there is no such unit, this is no Mac, or a package cannot be run.
+        StorageError: nothing can be written into the kit.
     """
+    kit = Path(kit)
+    require_unit(unit)
     manifest = Manifest.read(kit)
     runtime = runtime or runtime_of("", "")
     label = "-".join(part for part in (runtime.name, unit) if part)
-    machine = runtime.provenance()
-    bench = Bench(_load(kit, manifest.canary, runtime, unit, {}), timing or Timing(passes=manifest.passes))
-    # Where a package's operations run is known once it was loaded; those measured before an interruption are not again.
-    placements: dict[str, dict[str, int]] = {}
-    loaders = {package.name: partial(_load, kit, package, runtime, unit, placements) for package in manifest.packages}
+    conditions, loading = conditions_of(runtime, unit), _Loading(kit, runtime, unit)
+    timing = timing or Timing(passes=manifest.passes)
+    path, kept = kit / RESULTS / f"{label}.json", kit / RESULTS / f"{label}.visits.jsonl"
+    _require_same_machine(path, conditions["hardware"])
+    visits = Visits(kept, f"{manifest.seal} {label} {conditions['hardware']}, {conditions['os']}, {timing}")
+    bench = Bench(loading.load(manifest.canary), timing, keep_mb=manifest.keep_mb)
     rows = bench.measure_all(
-        loaders,
+        {package.name: partial(loading.load, package) for package in manifest.packages},
         description=f"Measuring {manifest.space['name']} on {label}",
         twice={"base", *manifest.wholes},
-        visits=Visits(kit / RESULTS / f"{label}.visits.jsonl", f"{manifest.seal} {label} {machine['hardware']}"),
+        visits=visits,
     )
-    for name in loaders.keys() - placements.keys():
-        loaders[name]()
-    path = kit / RESULTS / f"{label}.json"
     found = {
         "manifest": manifest.seal,
         "runtime": runtime.name,
         "unit": unit,
-        "machine": machine,
+        "conditions": conditions,
         **bench.provenance(),
         "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "rows": {name: vars(row) for name, row in rows.items()},
-        "operations": {name: placements[name] for name in rows},
+        "operations": {package.name: loading.placement(package) for package in manifest.packages},
     }
     write_sealed(path, found)
+    kept.unlink(missing_ok=True)
     return path
 
 
-def _load(
-    kit: Path, package: Package, runtime: CoreMLRuntime, unit: str, placements: dict[str, dict[str, int]]
-) -> _Programs:
-    path = require_intact(kit, package)
-    folder = Path(tempfile.mkdtemp(prefix="nas-kit-"))
+def _require_same_machine(path: Path, hardware: str | int | float) -> None:
+    """Refuse to replace what another machine found, which cannot be measured again here."""
     try:
-        # Files of their own, so that instances do not share weights that are mapped into memory.
-        copies = [shutil.copytree(path, folder / f"{number}{path.suffix}") for number in range(1, package.instances)]
-        programs = [runtime.load(each, unit) for each in (path, *copies)]
-        if package.name not in placements:
-            placements[package.name] = _by_unit(programs[0])
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-    return _Programs(programs, _inputs_of(package), folder)
+        other = read_sealed(path)["conditions"]["hardware"]
+    except TableError:
+        return  # there are none yet, or they are damaged and worth nothing
+    if other != hardware:
+        raise TableError(f"{path} holds what {other} found, and this is {hardware}; move it away to measure here")
+
+
+class _Loading:
+    """Loads a kit's packages, and notes on which units their operations run."""
+
+    def __init__(self, kit: Path, runtime: CoreMLRuntime, unit: str) -> None:
+        self._kit, self._runtime, self._unit = kit, runtime, unit
+        self._placements: dict[str, dict[str, int]] = {}
+
+    def load(self, package: Package) -> _Programs:
+        """All instances of a package."""
+        path = require_intact(self._kit, package)
+        folder = Path(tempfile.mkdtemp(prefix="nas-kit-"))
+        try:
+            # Files of their own, so that instances do not share weights that are mapped into memory.
+            copies = [_copied(path, folder / f"{number}{path.suffix}") for number in range(1, package.instances)]
+            programs = [self._runtime.load(each, self._unit) for each in (path, *copies)]
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        self._note(package, programs[0])
+        return _Programs(programs, _inputs_of(package), folder, len(programs) * _megabytes(path))
+
+    def placement(self, package: Package) -> dict[str, int]:
+        """Operations on each unit. What was measured before an interruption is loaded once more for it."""
+        if package.name not in self._placements:
+            self._note(package, self._runtime.load(require_intact(self._kit, package), self._unit))
+        return self._placements[package.name]
+
+    def _note(self, package: Package, program: LoadedProgram) -> None:
+        if package.name in self._placements:
+            return
+        units: Counter[str] = Counter()
+        # Systems before macOS 14.4 do not tell, which is no reason not to measure.
+        with suppress(DeviceError):
+            for (_, unit), count in program.placement().items():
+                units[unit] += count
+        self._placements[package.name] = dict(sorted(units.items()))
 
 
 class _Programs:
     """Instances of a program that are run in turn; their files go with them."""
 
-    weight_mb = 0.0
-
-    def __init__(self, programs: list[LoadedProgram], inputs: dict[str, np.ndarray], folder: Path) -> None:
-        self._inputs, self._turns = inputs, cycle(programs)
+    def __init__(
+        self, programs: list[LoadedProgram], inputs: dict[str, np.ndarray], folder: Path, weight_mb: float
+    ) -> None:
+        self.weight_mb, self._inputs, self._turns = weight_mb, inputs, cycle(programs)
         weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
 
     def run_ms(self) -> float:
@@ -105,11 +154,12 @@ class _Programs:
         return next(self._turns).predict_ms(self._inputs)
 
 
-def _by_unit(program: LoadedProgram) -> dict[str, int]:
-    units: Counter[str] = Counter()
-    for (_, unit), count in program.placement().items():
-        units[unit] += count
-    return dict(sorted(units.items()))
+def _copied(path: Path, target: Path) -> Path:
+    return Path(shutil.copytree(path, target) if path.is_dir() else shutil.copyfile(path, target))
+
+
+def _megabytes(path: Path) -> float:
+    return sum(file.stat().st_size for file in files_of(path)) / 2**20
 
 
 def _inputs_of(package: Package) -> dict[str, np.ndarray]:

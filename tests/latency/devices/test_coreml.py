@@ -27,6 +27,7 @@ from nas.latency.devices import (
 )
 from nas.latency.devices._coreml_converter import CoreMLConverter
 from nas.latency.devices._export import tensors_of
+from nas.latency.kit import export_kit, import_kit, measure_kit
 from nas.latency.testing import DEVICE_CHECKS, FakeCoreML
 from nas.unet import ATTENTIONS
 
@@ -231,13 +232,34 @@ def test_a_runtime_that_cannot_load_leaves_no_files(tmp_path, monkeypatch: pytes
 
 
 @pytest.mark.slow
-def test_a_table_is_measured_and_names_the_attention(tiny_space: SearchSpace, quick: Timing) -> None:
+def test_a_table_is_measured_and_names_the_attention(smallest_space: SearchSpace, quick: Timing) -> None:
     device = CoreMLDevice("ne", runtime=FakeCoreML(), attention="split-einsum")
     device.working_set_mb = 0.0  # instances of the same package, which the fake runtime would only read again
-    table = LatencyTable.measure(tiny_space, device=device, precision="fp16", copies=False, timing=quick)
+    table = LatencyTable.measure(smallest_space, device=device, precision="fp16", copies=False, timing=quick)
     assert table.provenance["device"] == "coreml-ne+split-einsum"
     assert table.provenance["attention"] == "split-einsum"
-    assert table.latency_ms(tiny_space.full) > table.latency_ms(tiny_space.empty) > 0
+    assert table.latency_ms(smallest_space.full) > table.latency_ms(smallest_space.empty) > 0
+
+
+@pytest.mark.slow
+def test_a_kit_of_converted_packages_becomes_a_table(
+    smallest_space: SearchSpace, quick: Timing, tmp_path: Path
+) -> None:
+    kit, runtime = tmp_path / "kit", FakeCoreML()
+    manifest = export_kit(smallest_space, kit, converter=CoreMLConverter(target="iOS18"), copies=False)
+    measure_kit(kit, "gpu", runtime=runtime, timing=quick)
+    table = import_kit(kit)
+    assert table.device == "coreml-gpu+iOS18"
+    # The stand-in takes a microsecond for each operation that stands in a package.
+    operations = {each.name: read_coreml(kit / each.path).operations.total() for each in manifest.packages}
+    expected = {name: pytest.approx(1e-3 * count) for name, count in operations.items()}
+    assert table.base_ms == expected.pop("base")
+    assert {str(whole): row.median_ms for whole, row in table.wholes.items()} == {
+        name: expected.pop(name) for name in manifest.wholes
+    }
+    assert {name: row.median_ms for name, row in table.rows.items()} == expected
+    assert table.provenance["operations"] == f"gpu {sum(operations.values())}"
+    assert table.provenance["attention"] == "AttnProcessor2_0"
 
 
 def test_options_that_do_not_exist_are_refused() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import AsyncMock, Mock, create_autospec
@@ -77,9 +78,28 @@ def test_a_mac_predicts_by_its_own_clock(
     make.assert_called_once_with(str(tmp_path / "a.mlpackage"), compute_units=ct.ComputeUnit.CPU_AND_NE)
     assert program.placement() == PLACED
     load.assert_called_once_with(path="a.mlmodelc", compute_units=ct.ComputeUnit.CPU_AND_NE)
+    for attribute, action in (("predict", "run"), ("get_compiled_model_path", "say where")):
+        setattr(model, attribute, Mock(side_effect=RuntimeError("E5RT\nmore")))
+        with pytest.raises(DeviceError, match=rf"^Core ML cannot {action} this program( would run)?: E5RT$"):
+            program.placement() if attribute != "predict" else program.predict_ms(INPUTS)
+    model.predict = Mock()
     model.last_predict_duration_in_nano_seconds = None
     with pytest.raises(DeviceError, match="does not say how long"):
         program.predict_ms(INPUTS)
+
+
+def test_what_a_mac_cannot_load_is_an_error_and_not_only_warned_of(
+    mac: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import coremltools as ct
+
+    def failing(*args: object, **kwargs: object) -> Mock:
+        warnings.warn("You will not be able to run predict(): no such layer", RuntimeWarning, stacklevel=1)
+        return Mock()
+
+    monkeypatch.setattr(ct.models, "MLModel", failing)
+    with pytest.raises(DeviceError, match=r"cannot load this program: You will not be able .* no such layer"):
+        MacRuntime().load(tmp_path / "a.mlpackage", "ne")
 
 
 def test_a_phone_is_prepared_and_predicts_by_its_own_clock(
