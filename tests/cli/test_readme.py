@@ -41,8 +41,8 @@ def test_the_python_example_runs(tiny_bundled: Path, tmp_path: Path, monkeypatch
 
 
 def test_the_commands_parse() -> None:
-    lines = [line for block in blocks("bash") for line in block.splitlines()]
-    commands = [shlex.split(line)[1:] for line in lines if Path(shlex.split(line)[0]).name == "nas"]
+    lines = [shlex.split(line, comments=True) for block in blocks("bash") for line in block.splitlines()]
+    commands = [words[1:] for words in lines if words and Path(words[0]).name == "nas"]
     assert len(commands) >= 6
     for command in commands:
         build_parser().parse_args(command)
