@@ -1,19 +1,19 @@
 """Step distillation as pure functions of tensors: two steps of a teacher become one step of a student.
 
 The losses of SnapFusion (https://arxiv.org/abs/2306.00980), which build on progressive distillation
-(https://arxiv.org/abs/2202.00512) and on the distillation of guided models (https://arxiv.org/abs/2210.03142). A network
-enters only as a callable `predict(z, timesteps, contexts) -> v`.
+(https://arxiv.org/abs/2202.00512) and on the distillation of guided models (https://arxiv.org/abs/2210.03142). A
+network enters only as a callable `predict(z, timesteps, contexts) -> v`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from nas.errors import NasError
+from nas.training._levels import Level, TwoSteps, few, step_timesteps, two_steps
 from nas.training.losses import clean_from_v, data_loss, noise_from_v, v_target
 
 Predict = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -21,91 +21,37 @@ Predict = Callable[[Tensor, Tensor, Tensor], Tensor]
 PredictGuided = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 """`predict(z, timesteps, contexts, guidance) -> v`: the same for a network that is told the guidance `[b]`."""
 
+# The paper's: the range of w, the probability of the CFG-aware loss, and the part of L_ori in the whole.
 GUIDANCE_RANGE = (2.0, 14.0)
 GUIDED_SHARE = 0.1
 ORIGINAL_SHARE = 0.2
 
-
-class Level(NamedTuple):
-    """A noise level of each sample.
-
-    Attributes:
-        timesteps: `[b]`, as the network is told them; below 0 for the end of sampling.
-        alpha: amplitude of the signal `[b x 1 x ...]`.
-        sigma: amplitude of the noise `[b x 1 x ...]`.
-    """
-
-    timesteps: Tensor
-    alpha: Tensor
-    sigma: Tensor
-
-
-class TwoSteps(NamedTuple):
-    """The noise levels that the teacher walks through in two steps and the student in one."""
-
-    start: Level
-    middle: Level
-    end: Level
-
-
-def step_timesteps(timesteps: Tensor, steps: int, *, total: int = 1000) -> tuple[Tensor, Tensor]:
-    """Where the teacher's two steps land if the student samples in `steps` steps from `total` training timesteps.
-
-    As `DDIMScheduler.step` counts them, whatever the spacing: the student lands `total // steps` lower; a timestep
-    below 0 is the end of sampling.
-
-    Args:
-        timesteps: of the student `[b]`, on its own grid (`scheduler.set_timesteps(steps)`) or anywhere.
-
-    Returns:
-        Middle and end `[b]`.
-
-    Raises:
-        NasError: there is no timestep between start and end.
-    """
-    if not 1 <= steps <= total // 2:
-        raise NasError(f"steps is {steps}; two teacher steps in one of a student need from 1 to {total // 2} steps")
-    stride = total // steps
-    # At the last step the end lies below 0 and so may the middle; the teacher must still make two steps of it.
-    end = (timesteps - stride).clamp_min(-1)
-    middle = torch.maximum(timesteps - stride // 2, end + 1)
-    return middle, end
-
-
-def two_steps(
-    alphas_cumprod: Tensor, timesteps: Tensor, middle: Tensor, end: Tensor, *, like: Tensor, final: float | Tensor = 1.0
-) -> TwoSteps:
-    """Noise levels at t > t' > t'', shaped to multiply `like` `[b x ...]`, in float32 or better.
-
-    Args:
-        alphas_cumprod: squared signal amplitudes of the schedule `[n]`.
-        timesteps: t `[b]`.
-        middle: t' `[b]`.
-        end: t'' `[b]`, below 0 for the end of sampling.
-        like: the latents.
-        final: squared signal amplitude at the end of sampling, a scheduler's `final_alpha_cumprod`.
-
-    Raises:
-        NasError: timesteps that do not descend or are not of the schedule.
-    """
-    if not bool(((timesteps > middle) & (middle > end) & (middle >= 0) & (timesteps < len(alphas_cumprod))).all()):
-        raise NasError(
-            f"timesteps {_few(timesteps)}, {_few(middle)}, {_few(end)} do not descend within the schedule's "
-            f"{len(alphas_cumprod)}; only the last may lie below 0"
-        )
-    return TwoSteps(*(_level(alphas_cumprod, place, like, final) for place in (timesteps, middle, end)))
-
-
-def _level(alphas_cumprod: Tensor, timesteps: Tensor, like: Tensor, final: float | Tensor) -> Level:
-    dtype = torch.promote_types(like.dtype, torch.float32)
-    signal = alphas_cumprod.to(like.device, dtype)[timesteps.to(like.device).clamp_min(0)]
-    signal = torch.where(timesteps.to(like.device) < 0, torch.as_tensor(final, device=like.device, dtype=dtype), signal)
-    signal = signal.view(-1, *[1] * (like.ndim - 1))
-    return Level(timesteps, signal.sqrt(), (1 - signal).sqrt())
-
-
-def _few(timesteps: Tensor) -> list[int]:
-    return timesteps.flatten()[:3].tolist()
+__all__ = [
+    "GUIDANCE_RANGE",
+    "GUIDED_SHARE",
+    "ORIGINAL_SHARE",
+    "Level",
+    "Predict",
+    "PredictGuided",
+    "TwoSteps",
+    "both_branches",
+    "cfg_aware_loss",
+    "ddim_step",
+    "draw_guidance",
+    "folded_loss",
+    "guidance_gain",
+    "guided",
+    "original_loss",
+    "step_loss",
+    "step_timesteps",
+    "teacher_target",
+    "total_loss",
+    "truncated_snr",
+    "two_step_target",
+    "two_steps",
+    "v_from_noise",
+    "vanilla_loss",
+]
 
 
 def guided(with_context: Tensor, without: Tensor, guidance: float | Tensor) -> Tensor:
@@ -131,7 +77,7 @@ def guided(with_context: Tensor, without: Tensor, guidance: float | Tensor) -> T
 def both_branches(
     predict: Predict, z: Tensor, timesteps: Tensor, contexts: Tensor, empty: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Outputs with the contexts `[b x l x d]` and with the empty text's `[1 x l x d]`, in one call of twice the batch."""
+    """Outputs with the contexts `[b x l x d]` and with the empty text's `[1 x l x d]`, in one call."""
     both = torch.cat([contexts, empty.expand_as(contexts)])
     said = predict(torch.cat([z, z]), torch.cat([timesteps, timesteps]), both)
     with_context, without = said.chunk(2)
@@ -199,10 +145,25 @@ def truncated_snr(level: Level) -> Tensor:
     return (level.alpha / level.sigma).square().clamp_min(1)
 
 
-def step_loss(z: Tensor, v: Tensor, target: Tensor, start: Level) -> Tensor:
-    """max(alpha^2 / sigma^2, 1) (x - x*)^2, the mean over everything, where x is what the student's v says of z."""
+def guidance_gain(guidance: float | Tensor) -> float | Tensor:
+    """w^2 + (w - 1)^2: the squared error of a guided output for one of its branches, where theirs are independent."""
+    return guidance**2 + (guidance - 1) ** 2
+
+
+def step_loss(z: Tensor, v: Tensor, target: Tensor, start: Level, *, gain: float | Tensor = 1.0) -> Tensor:
+    """max(alpha^2 / sigma^2, 1) (x - x*)^2, the mean over everything, where x is what the student's v says of z.
+
+    Args:
+        z: noisy latents `[b x ...]`.
+        v: the student's output, guided or not.
+        target: x* `[b x ...]`.
+        start: where z lies.
+        gain: what the squared errors are divided by, a number or one for each sample `[b]`.
+    """
     error = clean_from_v(z, v, start.alpha, start.sigma) - target
-    return (truncated_snr(start) * error.square()).mean()
+    if isinstance(gain, Tensor) and gain.ndim:
+        gain = gain.to(error).view(-1, *[1] * (error.ndim - 1))
+    return (truncated_snr(start) * error.square() / gain).mean()
 
 
 def vanilla_loss(student: Predict, teacher: Predict, z: Tensor, steps: TwoSteps, contexts: Tensor) -> Tensor:
@@ -219,6 +180,8 @@ def cfg_aware_loss(
     contexts: Tensor,
     empty: Tensor,
     guidance: float | Tensor,
+    *,
+    balanced: bool = False,
 ) -> Tensor:
     """The student's one guided step against the teacher's two, all guided by the same w; the vanilla loss where w = 1.
 
@@ -233,9 +196,12 @@ def cfg_aware_loss(
         contexts: `[b x l x d]`.
         empty: the empty text's context `[1 x l x d]`.
         guidance: w, a number or one for each sample `[b]`.
+        balanced: divide each sample's squared error by `guidance_gain`, so that large w do not decide alone. Not in
+            the paper.
     """
     v = _guided_v(student, z, steps.start.timesteps, contexts, empty, guidance)
-    return step_loss(z, v, teacher_target(teacher, z, steps, contexts, empty=empty, guidance=guidance), steps.start)
+    target = teacher_target(teacher, z, steps, contexts, empty=empty, guidance=guidance)
+    return step_loss(z, v, target, steps.start, gain=guidance_gain(guidance) if balanced else 1.0)
 
 
 def folded_loss(
@@ -316,7 +282,7 @@ def v_from_noise(z: Tensor, noise: Tensor, level: Level) -> Tensor:
     if bool((level.alpha == 0).any()):
         raise NasError(
             "a network that predicts noise cannot be converted where alpha is 0 (timestep "
-            f"{_few(level.timesteps[level.alpha.flatten() == 0])[0]}); teach v by the data there, or use the schedule "
+            f"{few(level.timesteps[level.alpha.flatten() == 0])[0]}); teach v by the data there, or use the schedule "
             "without rescale_betas_zero_snr"
         )
     return (noise - level.sigma * z) / level.alpha
