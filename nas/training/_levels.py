@@ -45,7 +45,7 @@ def step_timesteps(timesteps: Tensor, steps: int, *, total: int = 1000) -> tuple
         Middle and end `[b]`.
 
     Raises:
-        NasError: there is no timestep between start and end.
+        NasError: so many steps that no timestep lies between start and end.
     """
     if not 1 <= steps <= total // 2:
         raise NasError(f"steps is {steps}; two teacher steps in one of a student need from 1 to {total // 2} steps")
@@ -81,9 +81,9 @@ def two_steps(
 
 
 def _level(alphas_cumprod: Tensor, timesteps: Tensor, like: Tensor, final: float | Tensor) -> Level:
-    dtype = torch.promote_types(like.dtype, torch.float32)
-    signal = alphas_cumprod.to(like.device, dtype)[timesteps.to(like.device).clamp_min(0)]
-    signal = torch.where(timesteps.to(like.device) < 0, torch.as_tensor(final, device=like.device, dtype=dtype), signal)
+    dtype, timesteps = torch.promote_types(like.dtype, torch.float32), timesteps.to(like.device)
+    signal = alphas_cumprod.to(like.device, dtype)[timesteps.clamp_min(0)]
+    signal = torch.where(timesteps < 0, torch.as_tensor(final, device=like.device, dtype=dtype), signal)
     signal = signal.view(-1, *[1] * (like.ndim - 1))
     return Level(timesteps, signal.sqrt(), (1 - signal).sqrt())
 
