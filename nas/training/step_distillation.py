@@ -6,14 +6,14 @@ network enters only as a callable `predict(z, timesteps, contexts) -> v`.
 
 What the CFG-aware loss needs, which the paper does not say. Found on two Gaussians on a line, one for each text, where
 the teacher is known; 16 steps of it into 8. Figures are the root mean square distance of the guided student's pictures
-to the guided teacher's, from `python benchmarks/guided_step_distillation.py --seeds 2`. "At best" is the exact optimum
-of a loss at every z, for a network of any size; "trained" are small networks. Undistilled: 0.049 at w 2.5, 0.064 at 7.5.
+to the guided teacher's, from `python benchmarks/guided_step_distillation.py --seeds 2`. "At best" is a loss's exact
+optimum at every z, for a network of any size; "trained" are small networks. Undistilled: 0.049 at w 2.5, 0.064 at 7.5.
 
 - The branch without a text must be taught as well: in the vanilla loss some contexts must be the empty text's. Where
   that branch still makes one step and the other makes two, guidance multiplies the difference: at best 1.242 at w 7.5,
   instead of 0.034; trained 0.711, instead of 0.199.
 - Only a combination of both branches is taught, so one w alone leaves them open: without empty contexts a student of w
-  7.5 (the one of least norm) is exact there and off by 1.015 at w 2.5. A range of w tells them apart, empty contexts do.
+  7.5 (the one of least norm) is exact there and off by 1.015 at w 2.5. Empty contexts settle it, or a range of w.
 - A guided output is a straight line in w and two guided steps are not, so two branches cannot meet the target at every
   w. A guided sample's squared error weighs w^2 + (w - 1)^2 times a branch's, 137 on average over the paper's range, so
   even with p = 0.1 the large w decide. At best 0.007 at w 7.5, where vanilla has 0.034; but 0.071 at w 2.5 (vanilla
