@@ -204,7 +204,6 @@ def test_an_empty_branch_that_is_not_taught_spoils_guidance(start):
     torch.testing.assert_close(values[:, EMPTY], case.teacher_values()[:, EMPTY])
     both = distance(case.guided_clean(case.train(case.vanilla_loss))[:, 1], wanted)
     untaught = distance(case.guided_clean(values)[:, 1], wanted)
-    print(f"t {start}: empty branch taught {both:.4f}, not taught {untaught:.4f}")
     assert untaught > 5 * both
 
 

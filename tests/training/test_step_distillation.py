@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from diffusers import DDIMScheduler
@@ -223,6 +225,22 @@ def test_samples_of_one_batch_do_not_mix():
             for i in range(3)
         ]
         torch.testing.assert_close(whole, torch.stack(parts).mean())
+
+
+def test_a_unet_learns_and_its_teacher_is_left_alone(small_unet):
+    teacher, empty, w = copy.deepcopy(small_unet), draw(2, 1, 5, 12).float(), torch.tensor([1.0, 5.0])
+    z, contexts = draw(0, 2, 4, 8, 8).float(), draw(1, 2, 5, 12).float()
+    levels = levels_of(scheduler_of("stable diffusion"), [999, 124], 8, z)
+    predict_student, predict_teacher = (
+        lambda z, timesteps, contexts, unet=unet: unet(z, timesteps, contexts, return_dict=False)[0]
+        for unet in (small_unet, teacher)
+    )
+    loss = cfg_aware_loss(predict_student, predict_teacher, z, levels, contexts, empty, w)
+    loss.backward()
+    # A step of the teacher itself is not yet two of them.
+    assert loss > 0
+    assert all(parameter.grad is not None for parameter in small_unet.parameters())
+    assert all(parameter.grad is None for parameter in teacher.parameters())
 
 
 def test_guidance_is_drawn_as_asked():
