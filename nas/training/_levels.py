@@ -1,0 +1,93 @@
+"""The noise levels between which a teacher makes two steps and its student one."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from nas.errors import NasError
+
+
+class Level(NamedTuple):
+    """A noise level of each sample.
+
+    Attributes:
+        timesteps: `[b]`, as the network is told them; below 0 for the end of sampling.
+        alpha: amplitude of the signal `[b x 1 x ...]`.
+        sigma: amplitude of the noise `[b x 1 x ...]`.
+    """
+
+    timesteps: Tensor
+    alpha: Tensor
+    sigma: Tensor
+
+
+class TwoSteps(NamedTuple):
+    """The noise levels that the teacher walks through in two steps and the student in one."""
+
+    start: Level
+    middle: Level
+    end: Level
+
+
+def step_timesteps(timesteps: Tensor, steps: int, *, total: int = 1000) -> tuple[Tensor, Tensor]:
+    """Where the teacher's two steps land if the student samples in `steps` steps from `total` training timesteps.
+
+    As `DDIMScheduler.step` counts them, whatever the spacing: the student lands `total // steps` lower; a timestep
+    below 0 is the end of sampling.
+
+    Args:
+        timesteps: of the student `[b]`, on its own grid (`scheduler.set_timesteps(steps)`) or anywhere.
+
+    Returns:
+        Middle and end `[b]`.
+
+    Raises:
+        NasError: so many steps that no timestep lies between start and end.
+    """
+    if not 1 <= steps <= total // 2:
+        raise NasError(f"steps is {steps}; two teacher steps in one of a student need from 1 to {total // 2} steps")
+    stride = total // steps
+    # At the last step the end lies below 0 and so may the middle; the teacher must still make two steps of it.
+    end = (timesteps - stride).clamp_min(-1)
+    middle = torch.maximum(timesteps - stride // 2, end + 1)
+    return middle, end
+
+
+def two_steps(
+    alphas_cumprod: Tensor, timesteps: Tensor, middle: Tensor, end: Tensor, *, like: Tensor, final: float | Tensor = 1.0
+) -> TwoSteps:
+    """Noise levels at t > t' > t'', shaped to multiply `like` `[b x ...]`, in float32 or better.
+
+    Args:
+        alphas_cumprod: squared signal amplitudes of the schedule `[n]`.
+        timesteps: t `[b]`.
+        middle: t' `[b]`.
+        end: t'' `[b]`, below 0 for the end of sampling.
+        like: the latents.
+        final: squared signal amplitude at the end of sampling, a scheduler's `final_alpha_cumprod`.
+
+    Raises:
+        NasError: timesteps that do not descend or are not of the schedule.
+    """
+    if not bool(((timesteps > middle) & (middle > end) & (middle >= 0) & (timesteps < len(alphas_cumprod))).all()):
+        raise NasError(
+            f"timesteps {few(timesteps)}, {few(middle)}, {few(end)} do not descend within the schedule's "
+            f"{len(alphas_cumprod)}; only the last may lie below 0"
+        )
+    return TwoSteps(*(_level(alphas_cumprod, place, like, final) for place in (timesteps, middle, end)))
+
+
+def _level(alphas_cumprod: Tensor, timesteps: Tensor, like: Tensor, final: float | Tensor) -> Level:
+    dtype, timesteps = torch.promote_types(like.dtype, torch.float32), timesteps.to(like.device)
+    signal = alphas_cumprod.to(like.device, dtype)[timesteps.clamp_min(0)]
+    signal = torch.where(timesteps < 0, torch.as_tensor(final, device=like.device, dtype=dtype), signal)
+    signal = signal.view(-1, *[1] * (like.ndim - 1))
+    return Level(timesteps, signal.sqrt(), (1 - signal).sqrt())
+
+
+def few(timesteps: Tensor) -> list[int]:
+    """The first of many timesteps, for a message."""
+    return timesteps.flatten()[:3].tolist()
