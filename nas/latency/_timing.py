@@ -206,11 +206,11 @@ def is_settled(samples: Sequence[Sample], usual_ms: float, timing: Timing) -> bo
 
 
 def row_of(samples: Sequence[Sample], usual_ms: float, timing: Timing) -> Row:
-    """From the samples that count; where these are too few, from the half that come nearest, which the drift shows."""
-    nearest = sorted(samples, key=lambda sample: abs(sample.drift(usual_ms)))
+    """From the samples that count; where these are too few, from those that come nearest, which the drift shows."""
     counted = undisturbed(samples, usual_ms, timing)
-    if len(counted) < timing.min_repeats:
-        counted = nearest[: max(timing.min_repeats, math.ceil(len(nearest) / 2))]
+    few = max(timing.min_repeats, math.ceil(_LONG_ENOUGH * len(samples)))
+    if len(counted) < few:
+        counted = sorted(samples, key=lambda sample: abs(sample.drift(usual_ms)))[:few]
     faster = sorted(counted, key=lambda sample: sample.time_ms)[: math.ceil(len(counted) / 2)]
     median = statistics.median(sample.time_ms for sample in faster)
     low, high = np.percentile([sample.time_ms for sample in counted], (25, 75)).tolist()

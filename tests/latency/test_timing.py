@@ -159,7 +159,7 @@ def test_drift_that_stays_is_recorded_with_its_sign() -> None:
 def test_measuring_again_ends_when_its_time_is_over() -> None:
     def clock_after(extra_seconds: float) -> float:
         device = FakeDevice(speed=lambda clock: 1.2)
-        measured(device, Timing(extra_seconds=extra_seconds), 8, canary_ms=CANARY_MS)
+        measured(device, Timing(extra_seconds=extra_seconds, min_repeats=3), 8, canary_ms=CANARY_MS)
         return device.clock_ms
 
     # Warming up does not count, which with a canary a thousand times as slow as the block is almost half of a visit.
@@ -190,3 +190,11 @@ def test_what_all_else_depends_on_is_measured_at_both_ends_of_a_pass() -> None:
     loaders = {name: partial(load, name) for name in ("base", "row", "other row")}
     bench_on(device, "fp32", Timing(passes=2)).measure_all(loaders, description="", twice={"base"})
     assert order == ["base", "row", "other row", "base", "base", "other row", "row", "base"]
+
+
+def test_of_many_samples_the_nearest_tenth_is_taken_where_too_few_count() -> None:
+    # One of forty was taken at the usual speed, and says little by itself.
+    samples = [Sample(1.0 + n / 100, 1, 2.0 + n / 10, 0.1) for n in range(2, 41)] + [Sample(1.5, 1, 2.0, 0.1)]
+    row = row_of(samples, 2.0, Timing(min_repeats=1))
+    assert row.count == 4
+    assert row.median_ms == 1.025
