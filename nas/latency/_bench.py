@@ -13,6 +13,7 @@ from nas.latency._neighbours import Neighbours, warn_if_disturbed
 from nas.latency._row import Row
 from nas.latency._timing import Canary, Sample, Timing, is_settled, row_of, visit
 from nas.latency._visits import Visits
+from nas.latency.devices import RunnableInParts
 
 if TYPE_CHECKING:
     from nas.latency.devices import Runnable
@@ -106,9 +107,13 @@ class Bench:
         if self._visits and (known := self._visits.replay(name)) is not None:
             return known
         try:
-            found = visit(load().run_ms, self._canary.run_ms, self.timing.of_one_pass())
+            found = self._visited(load())
         except DeviceError as error:
             raise DeviceError(f"while measuring {name}: {error}") from error
         if self._visits:
             self._visits.keep(name, found)
         return found
+
+    def _visited(self, runnable: Runnable) -> list[Sample]:
+        in_parts = runnable.run_parts_ms if isinstance(runnable, RunnableInParts) else None
+        return visit(runnable.run_ms, self._canary.run_ms, self.timing.of_one_pass(), run_parts_ms=in_parts)

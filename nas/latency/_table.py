@@ -19,7 +19,7 @@ from nas.latency._network import as_device, device_of, validate
 from nas.latency._prediction import Costs, counts_of, saving_ms
 from nas.latency._provenance import now, workload_provenance
 from nas.latency._row import Row
-from nas.latency._timing import MAX_DRIFT, Timing
+from nas.latency._timing import Timing, is_disturbed
 from nas.latency._validation import Validation
 from nas.search_space import SearchSpace
 from nas.workload import Workload
@@ -209,7 +209,7 @@ class LatencyTable:
         networks in `wholes`, so that one that was disturbed is outvoted; those known to be disturbed count only where
         all are.
         """
-        steady = {network: row for network, row in self.wholes.items() if abs(row.drift) <= MAX_DRIFT}
+        steady = {network: row for network, row in self.wholes.items() if not is_disturbed(row.median_ms, row.drift)}
         found = [(row.median_ms, self._blocks_ms(network)) for network, row in (steady or self.wholes).items()]
         factors = [(whole_ms - self.base_ms) / blocks_ms for whole_ms, blocks_ms in found if blocks_ms]
         return statistics.median(factors) if factors else 1.0

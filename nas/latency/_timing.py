@@ -7,8 +7,11 @@ What is to be added up should have been measured at the same time, which it cann
 the canary's time around it, and of all samples of all visits only those count that were taken while the machine was at
 one speed, the best that it had for long enough. So what other programs or other tenants of the machine do for some
 seconds is left out of rows and of networks alike. The canary does not see all of it, so of the samples that count the
-faster half does: disturbances only ever slow down. Around executions that take seconds themselves the canary is but a
-glance: of these all samples count, taken at several moments, and the faster half decides.
+faster half does: disturbances only ever slow down.
+
+Around executions that take long themselves the canary is but a glance, and hardly one of them is disturbed nowhere. Of
+these all samples count, and where a device can say what the consecutive parts of an execution took, the faster half
+decides part by part, as it does among the rows of blocks, which are as short.
 
 A sample is the mean over as many executions as fill `sample_ms`: a network's forward pass averages over the short
 hiccups of a machine, and so must the samples of a block that is a hundred times shorter, or their median would leave
@@ -41,8 +44,8 @@ _AROUND, _SHARE_AROUND = 2, 0.02
 _LONG_ENOUGH = 0.1
 # A machine whose canary takes this much longer or shorter than usual, as a fraction, is taken for disturbed.
 MAX_DRIFT = 0.05
-# Executions from this long on are not judged by the canary around them.
-_LONG_MS = 1000.0
+# Executions from this long on are not judged by the canary around them, and taken in parts.
+_LONG_MS = 500.0
 # After this many times `max_seconds` large networks have two samples at least, and are not waited for any longer.
 _PATIENCE = 4
 
@@ -100,12 +103,14 @@ class Sample:
         runs: how many.
         canary_ms: mean of the canary's executions before, between and after them.
         seconds: what all of it took.
+        parts_ms: what the consecutive parts of a single long execution took, where the device can say.
     """
 
     time_ms: float
     runs: int
     canary_ms: float
     seconds: float
+    parts_ms: tuple[float, ...] = ()
 
     def drift(self, usual_ms: float) -> float:
         """How much slower the canary was than usual, as a signed fraction."""
@@ -144,34 +149,52 @@ class Canary:
         return float(np.median(times[start : ends[start]]))
 
 
-def visit(run_ms: Callable[[], float], canary_ms: Callable[[], float], timing: Timing) -> list[Sample]:
+def visit(
+    run_ms: Callable[[], float],
+    canary_ms: Callable[[], float],
+    timing: Timing,
+    *,
+    run_parts_ms: Callable[[], Sequence[float]] | None = None,
+) -> list[Sample]:
     """Warm up, then sample until the median is settled or the time is up.
 
     Args:
         run_ms: executes once and gives the time.
         canary_ms: executes the canary once and gives its time.
         timing: how long.
+        run_parts_ms: executes once and gives the times of consecutive parts; for long executions, because to look at
+            the clock in between takes time itself.
     """
-    first = _sample(run_ms, canary_ms, 0.0, 0.0)
+
+    def run_whole() -> Sequence[float]:
+        return (run_ms(),)
+
+    run = run_parts_ms or run_whole
+    first = _sample(run, canary_ms, 0.0, 0.0)
+    if first.time_ms < _LONG_MS:
+        run = run_whole
     samples = [first] if first.time_ms >= 1000 * timing.max_seconds > 0 else []
     warm_up_ms = first.time_ms
     while warm_up_ms < timing.warm_up_ms:
         warm_up_ms += run_ms()
     while not _enough(samples, timing):
-        samples.append(_sample(run_ms, canary_ms, timing.sample_ms, first.time_ms))
+        samples.append(_sample(run, canary_ms, timing.sample_ms, first.time_ms))
     return samples
 
 
 def _sample(
-    run_ms: Callable[[], float], canary_ms: Callable[[], float], wanted_ms: float, expected_ms: float
+    run: Callable[[], Sequence[float]], canary_ms: Callable[[], float], wanted_ms: float, expected_ms: float
 ) -> Sample:
     canaries = _fill(canary_ms, _SHARE_AROUND * expected_ms)
-    times = [run_ms()]
+    parts_ms = tuple(run())
+    times = [sum(parts_ms)]
     while sum(times) + sum(canaries) < wanted_ms:
         canaries.append(canary_ms())
-        times.append(run_ms())
+        times.append(sum(run()))
     canaries += _fill(canary_ms, _SHARE_AROUND * times[-1])
-    return Sample(statistics.fmean(times), len(times), statistics.fmean(canaries), (sum(times) + sum(canaries)) / 1000)
+    in_parts = parts_ms if len(parts_ms) > 1 and times[0] >= _LONG_MS and len(times) == 1 else ()
+    seconds = (sum(times) + sum(canaries)) / 1000
+    return Sample(statistics.fmean(times), len(times), statistics.fmean(canaries), seconds, in_parts)
 
 
 def _fill(canary_ms: Callable[[], float], wanted_ms: float) -> list[float]:
@@ -197,7 +220,12 @@ def _relative_error(samples: list[Sample]) -> float:
 
 def undisturbed(samples: Sequence[Sample], usual_ms: float, timing: Timing) -> list[Sample]:
     """The samples around which the canary took its usual time, and all that took so long that it could not tell."""
-    return [s for s in samples if s.time_ms >= _LONG_MS or abs(s.drift(usual_ms)) <= timing.max_drift]
+    return [s for s in samples if not is_disturbed(s.time_ms, s.drift(usual_ms), timing.max_drift)]
+
+
+def is_disturbed(time_ms: float, drift: float, max_drift: float = MAX_DRIFT) -> bool:
+    """Whether the canary speaks against a measured time; around executions of seconds it cannot tell."""
+    return time_ms < _LONG_MS and abs(drift) > max_drift
 
 
 def is_settled(samples: Sequence[Sample], usual_ms: float, timing: Timing) -> bool:
@@ -211,9 +239,16 @@ def row_of(samples: Sequence[Sample], usual_ms: float, timing: Timing) -> Row:
     few = max(timing.min_repeats, math.ceil(_LONG_ENOUGH * len(samples)))
     if len(counted) < few:
         counted = sorted(samples, key=lambda sample: abs(sample.drift(usual_ms)))[:few]
-    faster = sorted(counted, key=lambda sample: sample.time_ms)[: math.ceil(len(counted) / 2)]
-    median = statistics.median(sample.time_ms for sample in faster)
     low, high = np.percentile([sample.time_ms for sample in counted], (25, 75)).tolist()
     drift = statistics.median(sample.drift(usual_ms) for sample in counted)
     runs = sum(sample.runs for sample in counted)
-    return Row(round(median, _DECIMALS), round(high - low, _DECIMALS), runs, round(drift, _DECIMALS))
+    return Row(round(_faster_ms(counted), _DECIMALS), round(high - low, _DECIMALS), runs, round(drift, _DECIMALS))
+
+
+def _faster_ms(samples: Sequence[Sample]) -> float:
+    """The median over the faster half; of each part, where all samples have the same."""
+    columns = [(sample.time_ms,) for sample in samples]
+    if samples[0].parts_ms and len({len(sample.parts_ms) for sample in samples}) == 1:
+        columns = [sample.parts_ms for sample in samples]
+    half = math.ceil(len(samples) / 2)
+    return sum(statistics.median(sorted(times)[:half]) for times in zip(*columns, strict=True))

@@ -6,6 +6,7 @@ import json
 import os
 from collections import deque
 from pathlib import Path
+from typing import Any
 
 from nas.errors import StorageError, TableError
 from nas.latency._timing import Sample
@@ -64,7 +65,7 @@ class Visits:
     def _visit(self, line: str) -> tuple[str, list[Sample]]:
         try:
             found = json.loads(line)
-            return str(found["name"]), [Sample(**sample) for sample in found["samples"]]
+            return str(found["name"]), [_sample(**sample) for sample in found["samples"]]
         except (KeyError, TypeError, ValueError) as error:
             raise TableError(f"{self._path} is damaged: {error!r}; remove it to start anew") from error
 
@@ -77,3 +78,8 @@ class Visits:
                 os.fsync(stream.fileno())
         except OSError as error:
             raise StorageError(f"cannot write {self._path}: {error.strerror or error}") from error
+
+
+def _sample(*, parts_ms: list[float], **others: Any) -> Sample:
+    # JSON has no tuples.
+    return Sample(**others, parts_ms=tuple(parts_ms))

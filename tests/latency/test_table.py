@@ -198,6 +198,20 @@ def test_networks_known_to_be_disturbed_count_only_where_all_are(fake_table: Lat
     assert dataclasses.replace(table, wholes=disturbed).in_context > 1.2
 
 
+def test_around_networks_that_take_seconds_the_canary_decides_nothing(fake_table: LatencyTable) -> None:
+    """Three networks of seconds, two of them beside a slow canary: the median is over all three."""
+    base_ms = fake_table.base_ms
+    networks = [network for network, _ in zip(fake_table.wholes, range(3), strict=False)]
+    blocks_ms = [fake_table.latency_ms(network) - base_ms for network in networks]
+    factors, drifts = [1e3, 2e3, 3e3], [0.0, 0.2, 0.2]
+    wholes = {
+        network: Row(base_ms + factor * ms, 0.0, 3, drift=drift)
+        for network, factor, ms, drift in zip(networks, factors, blocks_ms, drifts, strict=True)
+    }
+    assert min(row.median_ms for row in wholes.values()) > 1000
+    assert dataclasses.replace(fake_table, wholes=wholes).in_context == pytest.approx(2e3)
+
+
 def test_a_large_network_is_never_built_as_a_whole(
     tiny_space: SearchSpace, quick: Timing, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -65,6 +66,28 @@ def test_of_executions_that_take_seconds_all_samples_count() -> None:
     assert (row.median_ms, row.count) == (4050, 3)
     short = [Sample(s.time_ms / 10, 1, s.canary_ms, 0.5) for s in samples]
     assert row_of(short, 2.0, timing).median_ms == 410
+
+
+def test_a_long_execution_need_not_be_undisturbed_as_a_whole() -> None:
+    """Parts of 1, 2 and 3 s; in every execution another of them is disturbed, so no execution takes 6 s."""
+    disturbed = [(1000.0, 2000.0, 4000.0), (1000.0, 3000.0, 3000.0), (2000.0, 2000.0, 3000.0)]
+    turns = itertools.cycle(disturbed)
+    timing = Timing(max_seconds=20.0, max_repeats=3, min_seconds=1e9)
+    samples = visit(lambda: 7000.0, steady, timing, run_parts_ms=lambda: next(turns))
+    # The first execution only warmed up.
+    assert [sample.parts_ms for sample in samples] == disturbed[1:] + disturbed[:1]
+    assert row_of(samples, 2.0, timing).median_ms == 6000
+    assert row_of([replace(sample, parts_ms=()) for sample in samples], 2.0, timing).median_ms == 7000
+    # One that was not taken in parts: then none is.
+    assert row_of([*samples, Sample(6500.0, 1, 2.0, 6.5)], 2.0, timing).median_ms == 6750
+
+
+def test_short_executions_are_not_taken_in_parts() -> None:
+    asked = []
+    timing = Timing(min_seconds=0.2, sample_ms=20, warm_up_ms=0)
+    samples = visit(lambda: 4.0, steady, timing, run_parts_ms=lambda: asked.append(1) or (40.0, 40.0))
+    assert len(asked) == 1
+    assert {(sample.time_ms, sample.parts_ms) for sample in samples} == {(4.0, ())}
 
 
 def test_hiccups_count_as_they_do_in_a_network() -> None:

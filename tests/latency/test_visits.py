@@ -8,7 +8,7 @@ from nas.errors import StorageError, TableError
 from nas.latency._timing import Sample
 from nas.latency._visits import Visits
 
-ONE, TWO = [Sample(1.5, 2, 0.25, 0.003)], [Sample(0.1, 1, 0.2, 0.3), Sample(1e-6, 7, 2.0, 3.0)]
+ONE, TWO = [Sample(1.5, 2, 0.25, 0.003)], [Sample(0.1, 1, 0.2, 0.3), Sample(1e-6, 7, 2.0, 3.0, (1e-7, 9e-7))]
 
 
 def test_visits_are_replayed_in_their_order_and_then_gone_on_with(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from nas.latency.devices._device import Device, Runnable
+from nas.latency.devices._device import Device, Runnable, RunnableInParts
 from nas.latency.devices._registry import device_names, get_device
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ __all__ = [
     "MacRuntime",
     "PhoneRuntime",
     "Runnable",
+    "RunnableInParts",
     "convert_to_coreai",
     "convert_to_coreml",
     "device_names",

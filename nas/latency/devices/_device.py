@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from nas.errors import DeviceError
 from nas.workload import PRECISIONS
@@ -28,6 +28,15 @@ class Runnable(Protocol):
 
     def output(self) -> torch.Tensor:
         """What the runtime computes: the first tensor that the module gives, on torch's CPU device, in float32."""
+        ...
+
+
+@runtime_checkable
+class RunnableInParts(Runnable, Protocol):
+    """A runnable that can say how the time of an execution divides, so that a long one need not be undisturbed."""
+
+    def run_parts_ms(self) -> tuple[float, ...]:
+        """Execute once; the times of consecutive parts, the same ones every time, which add up to the whole."""
         ...
 
 

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from itertools import cycle
+from itertools import cycle, pairwise
 from time import perf_counter_ns
 from typing import Any, TypeAlias
 
@@ -18,6 +18,7 @@ from torch.utils import _pytree as pytree
 from nas.errors import DeviceError
 from nas.latency.devices._device import require_precision
 from nas.latency.devices._machine import machine, require_threads, versions
+from nas.latency.devices._parts import ends_of_parts
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 # Several times the last-level cache of common machines: 8 to 32 MB on CPUs, 40 to 60 MB on large GPUs.
@@ -90,7 +91,9 @@ class TorchDevice:
             inputs, named = moved((list(args), dict(kwargs)), home, dtype)
             with torch.inference_mode(), _threads(self.threads):
                 calls = _PREPARE[self.mode](modules, inputs, named)
-        runnable = _CpuRunnable if self.home == "cpu" else _QueueRunnable
+        if self.home != "cpu":
+            return _QueueRunnable(calls, _weight_mb(modules), self, precision)
+        runnable = _EagerCpuRunnable if self.mode == "eager" else _CpuRunnable
         return runnable(calls, _weight_mb(modules), self, precision)
 
 
@@ -104,14 +107,19 @@ class _TorchRunnable:
 
     def run_ms(self) -> float:
         """One timed execution, under the device's conditions, which end with it."""
-        with torch.inference_mode(), _threads(self.device.threads), _explained(self.device.name, self.precision):
+        with self._conditions():
             return self._timed_ms()
 
     def output(self) -> torch.Tensor:
         """See `Runnable.output`."""
-        with torch.inference_mode(), _threads(self.device.threads), _explained(self.device.name, self.precision):
+        with self._conditions():
             output = self.calls[0]()
             return (output if isinstance(output, torch.Tensor) else output[0]).to("cpu", torch.float32, copy=True)
+
+    @contextmanager
+    def _conditions(self) -> Iterator[None]:
+        with torch.inference_mode(), _threads(self.device.threads), _explained(self.device.name, self.precision):
+            yield
 
     def _timed_ms(self) -> float:
         raise NotImplementedError
@@ -125,6 +133,19 @@ class _CpuRunnable(_TorchRunnable):
         start = perf_counter_ns()
         call()
         return (perf_counter_ns() - start) / 1e6
+
+
+class _EagerCpuRunnable(_CpuRunnable):
+    """The same; between the modules inside it one can look at the clock."""
+
+    def run_parts_ms(self) -> tuple[float, ...]:
+        """See `RunnableInParts`; a part ends where a member of a `ModuleList` does, down to those of attention."""
+        call = next(self._turns)
+        with self._conditions(), ends_of_parts(call.func) as ends_ns:
+            moments_ns = [perf_counter_ns()]
+            call()
+            moments_ns += [*ends_ns, perf_counter_ns()]
+        return tuple((end - start) / 1e6 for start, end in pairwise(moments_ns))
 
 
 class _QueueRunnable(_TorchRunnable):

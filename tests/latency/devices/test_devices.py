@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from functools import partial
 
@@ -8,7 +9,7 @@ import torch
 from torch import nn
 
 from nas.errors import DeviceError
-from nas.latency.devices import Device, device_names, get_device
+from nas.latency.devices import Device, RunnableInParts, device_names, get_device
 from nas.latency.devices._machine import cpu_model, machine, versions
 from nas.latency.testing import DEVICE_CHECKS, FakeDevice
 
@@ -83,6 +84,30 @@ def test_threads_are_set_for_the_execution_only() -> None:
     device.load(module, (torch.ones(3),), {}, precision="fp32").run_ms()
     assert module.seen[-1][3] == before + 1 == device.provenance()["threads"]
     assert torch.get_num_threads() == before
+
+
+def test_eager_executions_are_timed_in_parts_that_add_up() -> None:
+    class Naps(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.parts = nn.ModuleList([nn.ReLU(), nn.Sequential(nn.ModuleList([nn.ReLU()]), nn.ReLU())])
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.parts[0](x)
+            time.sleep(0.03)
+            return self.parts[1][1](self.parts[1][0][0](x))
+
+    module = Naps()
+    runnable = get_device("torch-cpu").load(module, (torch.ones(2),), {}, precision="fp32", instances=2)
+    assert isinstance(runnable, RunnableInParts)
+    for _ in range(2):
+        # The first part; the nap and the inner member; what is left.
+        parts = runnable.run_parts_ms()
+        assert len(parts) == 3
+        assert parts[1] >= 30 > parts[0]
+    assert not any(part._forward_hooks for part in module.modules())
+    compiled = get_device("torch-cpu-compiled").load(nn.ReLU(), (torch.ones(2),), {}, precision="fp32")
+    assert not isinstance(compiled, RunnableInParts)
 
 
 def test_what_cannot_run_is_explained() -> None:
