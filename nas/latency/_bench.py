@@ -13,7 +13,6 @@ from nas.latency._neighbours import Neighbours, warn_if_disturbed
 from nas.latency._row import Row
 from nas.latency._timing import Canary, Sample, Timing, is_settled, row_of, visit
 from nas.latency._visits import Visits
-from nas.latency.devices import RunnableInParts
 
 if TYPE_CHECKING:
     from nas.latency.devices import Runnable
@@ -115,5 +114,6 @@ class Bench:
         return found
 
     def _visited(self, runnable: Runnable) -> list[Sample]:
-        in_parts = runnable.run_parts_ms if isinstance(runnable, RunnableInParts) else None
+        # Of a `RunnableInParts`, whose module a kit for another machine does not have.
+        in_parts = getattr(runnable, "run_parts_ms", None)
         return visit(runnable.run_ms, self._canary.run_ms, self.timing.of_one_pass(), run_parts_ms=in_parts)

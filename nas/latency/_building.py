@@ -32,7 +32,7 @@ _BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
 _MAX_INSTANCES = 64
 # Modules are made anew in every pass: small ones in no time, those of a large network in as long as they are measured.
 _SMALL_MB = 200
-_PASSES_OF_SMALL, _PASSES_OF_LARGE = 4, 2
+_PASSES_OF_SMALL, _PASSES_OF_LARGE = 4, 3
 # Larger networks are not built as a whole: a table's rows take a small part of their memory.
 _LARGEST_WHOLE_MB = 4096
 # Random networks that are measured as wholes beside the full one: their median outvotes one that was disturbed.

@@ -46,6 +46,8 @@ _LONG_ENOUGH = 0.1
 MAX_DRIFT = 0.05
 # Executions from this long on are not judged by the canary around them, and taken in parts.
 _LONG_MS = 500.0
+# Fewer samples say nothing of how far they scatter.
+_FEWEST_TO_SETTLE = 3
 # After this many times `max_seconds` large networks have two samples at least, and are not waited for any longer.
 _PATIENCE = 4
 
@@ -210,7 +212,9 @@ def _enough(samples: list[Sample], timing: Timing) -> bool:
         return len(samples) >= 2 and seconds >= _PATIENCE * timing.max_seconds
     if seconds >= timing.max_seconds or len(samples) >= timing.max_repeats:
         return True
-    return seconds >= timing.min_seconds and _relative_error(samples) <= timing.target_error
+    if seconds < timing.min_seconds or len(samples) < _FEWEST_TO_SETTLE:
+        return False
+    return _relative_error(samples) <= timing.target_error
 
 
 def _relative_error(samples: list[Sample]) -> float:

@@ -50,6 +50,11 @@ def test_the_time_is_limited_however_noisy_a_block_is() -> None:
     assert sum(sample.seconds for sample in samples) < 2 * 3
 
 
+def test_two_samples_do_not_settle_anything() -> None:
+    """Blocks of 0.6 s in passes of 1.5 s: one sample has no spread, and was taken for settled."""
+    assert len(visit(lambda: 600.0, steady, Timing(max_seconds=3.0, passes=2).of_one_pass())) == 3
+
+
 @pytest.mark.parametrize(
     ("time_ms", "passes", "samples"), [(2_500, 1, 2), (4_000, 1, 2), (20_000, 1, 2), (20_000, 2, 1), (2_500, 2, 1)]
 )
@@ -123,7 +128,7 @@ def test_the_canary_goes_around_and_between_the_executions_that_count() -> None:
         order.append(name)
         return time_ms
 
-    timing = Timing(min_repeats=2, min_seconds=0, sample_ms=11, warm_up_ms=6)
+    timing = Timing(min_repeats=2, max_repeats=2, min_seconds=0, sample_ms=11, warm_up_ms=6)
     samples = visit(lambda: run_ms("block", 3.0), lambda: run_ms("canary", 2.0), timing)
     around = ["canary", "canary"]
     warm_up = [*around, "block", *around, "block"]
