@@ -15,6 +15,7 @@ import pytest
 import small_training
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from small_training import SCENARIOS, run
 
 from nas import NasError
@@ -132,6 +133,15 @@ def test_gradient_checkpointing_gives_the_same_losses_and_is_switched_off_again(
     assert not network.unet.is_gradient_checkpointing
 
 
+@pytest.fixture
+def fresh_state():
+    """accelerate keeps one state a process, of which the precision cannot be changed."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.mark.usefixtures("fresh_state")
 def test_mixed_precision_leaves_the_weights_whole_and_the_network_unwrapped():
     exact, _ = run("robust", steps=2)
     accelerator = Accelerator(cpu=True, mixed_precision="bf16")
