@@ -93,6 +93,7 @@ def test_killed_at_any_moment_and_started_again_it_gives_the_same_weights(tmp_pa
     assert 0 < done < steps
     said, _ = start("compare", path, done + 3).communicate(timeout=120)
     assert said.decode().split("\n")[-2] == "the same"
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_parts_of_all_processes_are_the_batch():
