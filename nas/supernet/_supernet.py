@@ -46,7 +46,8 @@ class Supernet(nn.Module):
         unet: any `UNet2DConditionModel` whose blocks can be skipped.
         space: its search space; derived from it when not given.
         skip_probability: one number for all blocks; a table {place: number}, where places left out are never skipped;
-            or a schedule, a function from the step to either (`nas.supernet.ramp`, `nas.supernet.by_depth`).
+            or a schedule, a function from the step to either (`nas.supernet.ramp`, `nas.supernet.by_depth`) or to a
+            sequence of them, one for each path of a step (`nas.supernet.sandwich`).
         seed: decides the paths: the path of a step depends on the seed and the step alone.
         duplicate_init: how copies of blocks start: "identity" preserves the function, "plain" is the paper's.
 
@@ -121,12 +122,22 @@ class Supernet(nn.Module):
     def draw_path(self) -> Architecture:
         """Draw the next path: `current`, of which blocks and copies are skipped at random; advances `step`.
 
-        A block that is skipped takes its copies with it; of a block that stays each copy is skipped on its own.
+        A block that is skipped takes its copies with it; of a block that stays each copy is skipped on its own. Where
+        the schedule asks for several paths a step, this gives one of them, the next one with every step.
         """
-        # A generator for each step, not one for all: where a run stands is two numbers, and resuming is exact.
-        rng = random.Random(f"{self.seed}/{self.step}")
-        probabilities = probabilities_at(self.skip_schedule, self.step, self.space)
+        step, paths = self.step, self.draw_paths()
+        return paths[step % len(paths)]
+
+    def draw_paths(self) -> list[Architecture]:
+        """Draw all paths of the next training step, one unless the schedule asks for several; advances `step`."""
+        tables = probabilities_at(self.skip_schedule, self.step, self.space)
+        paths = [self._draw(probabilities, index) for index, probabilities in enumerate(tables)]
         self.step += 1
+        return paths
+
+    def _draw(self, probabilities: dict[str, float], index: int) -> Architecture:
+        # A generator for each path, not one for all: where a run stands is two numbers, and resuming is exact.
+        rng = random.Random(f"{self.seed}/{self.step}" + (f"/{index}" if index else ""))
         choices = []
         for place, _ in self.current.items():
             runs, skip = self.current.runs(place), probabilities[place]

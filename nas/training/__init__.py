@@ -4,19 +4,29 @@ from __future__ import annotations
 
 from nas.training._batches import Batch, Batches
 from nas.training._data import TrainingData
+from nas.training._features import stage_features
+from nas.training._loop import Losses, Step, TrainingLog, train
 from nas.training._probe import Probe, Snapshot, probe, probe_train
-from nas.training._robust import TrainingLog, robust_train
+from nas.training._processes import Part
+from nas.training._robust import robust_train
+from nas.training._settings import Settings
 from nas.training._synthetic import synthetic_data
 
 __all__ = [
     "Batch",
     "Batches",
+    "Losses",
+    "Part",
     "Probe",
+    "Settings",
     "Snapshot",
+    "Step",
     "TrainingData",
     "TrainingLog",
     "probe",
     "probe_train",
     "robust_train",
+    "stage_features",
     "synthetic_data",
+    "train",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from nas.sampling import ddim_scheduler, in_mode, placement, seeded_generator
 from nas.training._data import TrainingData
+from nas.training._features import stage_features
 from nas.training.losses import alpha_sigma, prediction_target, prediction_type
 
 EMPTY_CONTEXT_SHARE = 0.1
@@ -25,6 +26,7 @@ class Batch:
         contexts: text states `[b x l x d]`.
         target: what the network is to say by the data `[b x c x h x w]`.
         teacher: what the teacher says `[b x c x h x w]`, or None.
+        features: what the teacher's stages say, see `stage_features`; empty where nobody asked.
     """
 
     noisy: Tensor
@@ -32,25 +34,38 @@ class Batch:
     contexts: Tensor
     target: Tensor
     teacher: Tensor | None = None
+    features: tuple[Tensor, ...] = ()
 
-    def run(self, network: nn.Module) -> Tensor:
+    def run(self, network: nn.Module, **options: Any) -> Tensor:
         """The network's output on this batch `[b x c x h x w]`."""
-        return network(self.noisy, self.timesteps, self.contexts, return_dict=False)[0]
+        return network(self.noisy, self.timesteps, self.contexts, return_dict=False, **options)[0]
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Batch:
         """The batch elsewhere; timesteps keep their type."""
-        moved = {name: getattr(self, name).to(device, dtype) for name in ("noisy", "contexts", "target")}
-        teacher = None if self.teacher is None else self.teacher.to(device, dtype)
-        return Batch(timesteps=self.timesteps.to(device), teacher=teacher, **moved)
 
-    def with_teacher(self, teacher: nn.Module | None) -> Batch:
-        """The batch with the teacher's output, computed without gradient."""
+        def moved(value: Any) -> Any:
+            return value.to(device, dtype if value.is_floating_point() else None) if torch.is_tensor(value) else value
+
+        return self._each(moved)
+
+    def take(self, rows: slice) -> Batch:
+        """Some samples of the batch."""
+        return self._each(lambda value: value[rows] if torch.is_tensor(value) else value)
+
+    def _each(self, change: Any) -> Batch:
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        features = tuple(change(feature) for feature in values.pop("features"))
+        return Batch(features=features, **{name: change(value) for name, value in values.items()})
+
+    def with_teacher(self, teacher: nn.Module | None, *, features: bool = False) -> Batch:
+        """The batch with the teacher's output, and if asked for its features, computed without gradient."""
         if teacher is None:
             return self
         # A teacher may lie elsewhere, or in another precision, than the network that learns.
-        with torch.no_grad(), in_mode(teacher, training=False):
-            said = self.to(*placement(teacher)).run(teacher)
-        return replace(self, teacher=said.to(self.noisy))
+        elsewhere = self.to(*placement(teacher))
+        with torch.no_grad(), in_mode(teacher, training=False), stage_features(teacher, wanted=features) as kept:
+            said = elsewhere.run(teacher)
+        return replace(self, teacher=said.to(self.noisy), features=tuple(each.to(self.noisy) for each in kept))
 
 
 class Batches:
@@ -64,6 +79,7 @@ class Batches:
         batch_size: samples a step, without repetition where there are enough.
         seed: of samples, timesteps, noise and dropped contexts.
         empty_context_share: how often a context is replaced by the empty text's.
+        timesteps: which timesteps are drawn, all equally often; all of the schedule when not given.
     """
 
     def __init__(
@@ -74,27 +90,33 @@ class Batches:
         batch_size: int = 32,
         seed: int = 0,
         empty_context_share: float = EMPTY_CONTEXT_SHARE,
+        timesteps: Tensor | None = None,
     ) -> None:
         self.data = data
         self.scheduler = ddim_scheduler(scheduler)
         self.batch_size = batch_size
         self.seed = seed
         self.empty_context_share = empty_context_share
+        every = torch.arange(self.scheduler.config.num_train_timesteps)
+        self.timesteps = every if timesteps is None else timesteps.cpu()
 
     def draw(self, step: int, network: nn.Module) -> Batch:
         """The batch of step number `step`, on the network's device and in its dtype."""
+        return self.sample(step).to(*placement(network))
+
+    def sample(self, step: int) -> Batch:
+        """The batch of step number `step`, on the CPU and in float32."""
         generator = seeded_generator(self.seed, step)
         rows = self._rows(generator)
         clean = self.data.latents[rows].float()
         noise = torch.randn(clean.shape, generator=generator)
-        total = self.scheduler.config.num_train_timesteps
-        timesteps = torch.randint(total, (len(rows),), generator=generator)
+        timesteps = self.timesteps[torch.randint(len(self.timesteps), (len(rows),), generator=generator)]
         dropped = torch.rand(len(rows), generator=generator) < self.empty_context_share
         contexts = torch.where(dropped.view(-1, 1, 1), self.data.empty_context, self.data.contexts[rows])
         amplitudes = alpha_sigma(self.scheduler.alphas_cumprod, timesteps, like=clean)
         target = prediction_target(prediction_type(self.scheduler), clean, noise, *amplitudes)
         noisy = self.scheduler.add_noise(clean, noise, timesteps)
-        return Batch(noisy, timesteps, contexts, target).to(*placement(network))
+        return Batch(noisy, timesteps, contexts, target)
 
     def _rows(self, generator: torch.Generator) -> Tensor:
         if self.batch_size <= len(self.data):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from nas.sampling import in_mode, placement, require_text_only, require_whole_number
 from nas.training._batches import EMPTY_CONTEXT_SHARE, Batch, Batches
 from nas.training._data import TrainingData
-from nas.training._settings import Settings, make_optimizer
+from nas.training._settings import RobustSettings, make_optimizer
 from nas.training.losses import training_loss
 
 
@@ -84,7 +84,7 @@ class Probe:
         require_text_only(teacher)
         data.require_fit(teacher)
         require_whole_number("steps", steps, least=0)
-        self.settings = Settings(
+        self.settings = RobustSettings(
             batch_size=batch_size,
             learning_rate=learning_rate,
             seed=seed,

@@ -16,14 +16,12 @@ from nas.training._batches import EMPTY_CONTEXT_SHARE
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Everything but networks and data that decides the weights after a number of steps.
+    """What every training has; each kind adds what else decides the weights after a number of steps.
 
     Attributes:
-        batch_size: samples a step.
+        batch_size: samples a step, of all processes together.
         learning_rate: of AdamW.
-        seed: of samples, timesteps, noise and dropped contexts.
-        data_weight: weight of the data loss beside the distillation loss.
-        empty_context_share: how often a context is replaced by the empty text's.
+        seed: of everything that is drawn.
         weight_decay: of AdamW.
         gradient_clip: largest norm of the gradient.
         ema_decay: of the moving average of the weights; None for no average.
@@ -35,8 +33,6 @@ class Settings:
     batch_size: int = 32
     learning_rate: float = 1e-4
     seed: int = 0
-    data_weight: float = 0.0
-    empty_context_share: float = EMPTY_CONTEXT_SHARE
     weight_decay: float = 0.01
     gradient_clip: float = 1.0
     ema_decay: float | None = None
@@ -44,18 +40,42 @@ class Settings:
     def __post_init__(self) -> None:
         require_whole_number("batch_size", self.batch_size)
         require_whole_number("seed", self.seed, least=0)
-        self._require("above 0", lambda value: value > 0, "learning_rate", "gradient_clip")
-        self._require("of at least 0", lambda value: value >= 0, "data_weight", "weight_decay")
-        self._require("from 0 to 1", lambda value: 0 <= value <= 1, "empty_context_share")
+        self.require("above 0", lambda value: value > 0, "learning_rate", "gradient_clip")
+        self.require("of at least 0", lambda value: value >= 0, "weight_decay")
         if self.ema_decay is not None:
-            self._require("from 0 to below 1", lambda value: 0 <= value < 1, "ema_decay")
+            self.require("from 0 to below 1", lambda value: 0 <= value < 1, "ema_decay")
 
-    def _require(self, rule: str, holds: Callable[[float], bool], *names: str) -> None:
+    def require(self, rule: str, holds: Callable[[float], bool], *names: str) -> None:
+        """Check that the attributes of these names are finite numbers for which `holds` is true; `rule` says when.
+
+        Raises:
+            NasError: one is not.
+        """
         for name in names:
             value = getattr(self, name)
             number = isinstance(value, int | float) and not isinstance(value, bool)
             if not number or not math.isfinite(value) or not holds(value):
                 raise NasError(f"{name} is {value!r}; it must be a number {rule}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RobustSettings(Settings):
+    """The settings of robust training and of probes.
+
+    Attributes:
+        data_weight: weight of the data loss beside the distillation loss.
+        feature_weight: weight of the loss of the stages' features beside the distillation loss.
+        empty_context_share: how often a context is replaced by the empty text's.
+    """
+
+    data_weight: float = 0.0
+    feature_weight: float = 0.0
+    empty_context_share: float = EMPTY_CONTEXT_SHARE
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require("of at least 0", lambda value: value >= 0, "data_weight", "feature_weight")
+        self.require("from 0 to 1", lambda value: 0 <= value <= 1, "empty_context_share")
 
 
 def make_optimizer(parameters: list[nn.Parameter], settings: Settings) -> torch.optim.Optimizer:

@@ -63,15 +63,32 @@ def data_loss(output: Tensor, target: Tensor) -> Tensor:
     return functional.mse_loss(output.float(), target.float())
 
 
-def distillation_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Squared error relative to the teacher's own size, sum (s - t)^2 / sum t^2: 0 at the teacher, 1 for zeros."""
-    teacher = teacher.detach().float()
-    energy = teacher.square().sum().clamp_min(torch.finfo(torch.float32).tiny)
-    return (student.float() - teacher).square().sum() / energy
+def energy(output: Tensor) -> Tensor:
+    """Sum of squares, in float32, above 0 so that it can be divided by; no gradient."""
+    return output.detach().float().square().sum().clamp_min(torch.finfo(torch.float32).tiny)
 
 
-def feature_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
+def distillation_loss(student: Tensor, teacher: Tensor, *, size: Tensor | None = None) -> Tensor:
+    """Squared error relative to the teacher's own size, sum (s - t)^2 / sum t^2: 0 at the teacher, 1 for zeros.
+
+    Args:
+        student: its output.
+        teacher: its output.
+        size: what to divide by, where this is only a part of a batch: the `energy` of the teacher's whole output.
+    """
+    error = (student.float() - teacher.detach().float()).square().sum()
+    return error / (energy(teacher) if size is None else size)
+
+
+def feature_loss(
+    student: Sequence[Tensor], teacher: Sequence[Tensor], *, sizes: Sequence[Tensor] | None = None
+) -> Tensor:
     """Mean over stages of the distillation loss of their features, so that no stage outweighs the others.
+
+    Args:
+        student: its features, one tensor a stage.
+        teacher: its features.
+        sizes: for each stage what to divide by, see `distillation_loss`.
 
     Raises:
         NasError: there are no features, or not the same of both.
@@ -79,7 +96,9 @@ def feature_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor
     shapes = [[tuple(feature.shape) for feature in features] for features in (student, teacher)]
     if not student or shapes[0] != shapes[1]:
         raise NasError(f"features of student and teacher do not match: {shapes[0]} and {shapes[1]}")
-    return torch.stack([distillation_loss(s, t) for s, t in zip(student, teacher, strict=True)]).mean()
+    sizes = [None] * len(student) if sizes is None else sizes
+    losses = [distillation_loss(s, t, size=size) for s, t, size in zip(student, teacher, sizes, strict=True)]
+    return torch.stack(losses).mean()
 
 
 def training_loss(output: Tensor, target: Tensor, teacher: Tensor | None, *, data_weight: float) -> Tensor:

@@ -40,10 +40,10 @@ def test_by_depth_grows_in_network_order(tiny_space):
 def test_tables_leave_the_other_places_and_fixed_ones_alone(tiny_space):
     space = replace(tiny_space, fixed=frozenset({"down.0.resnet.0"}))
     table = {"down.0.resnet.0": 0.5, "mid.attention.0": 0.5}
-    probabilities = probabilities_at(as_schedule(table), 0, space)
+    [probabilities] = probabilities_at(as_schedule(table), 0, space)
     assert set(probabilities) == set(space.full.places)
     assert {place: p for place, p in probabilities.items() if p} == {"mid.attention.0": 0.5}
-    assert probabilities_at(as_schedule(1), 0, space)["down.0.resnet.0"] == 0
+    assert probabilities_at(as_schedule(1), 0, space)[0]["down.0.resnet.0"] == 0
 
 
 @pytest.mark.parametrize("wrong", [-0.1, 1.1, float("nan"), "0.1", None, True])

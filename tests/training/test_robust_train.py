@@ -102,15 +102,15 @@ def test_resuming_after_a_crash_between_checkpoints(supernet, teacher, training_
     options = {"steps": 5, "every": 3, "checkpoint": tmp_path / "run.pt"}
     whole, again = copy.deepcopy(supernet), copy.deepcopy(supernet)
     expected = train(whole, teacher, training_data, steps=5)
-    draw = Batches.draw
+    sample = Batches.sample
 
-    def failing(self, step, network):
+    def failing(self, step):
         if step == 4:
             raise KeyboardInterrupt
-        return draw(self, step, network)
+        return sample(self, step)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Batches, "draw", failing)
+        patch.setattr(Batches, "sample", failing)
         with pytest.raises(KeyboardInterrupt):
             train(supernet, teacher, training_data, **options)
     assert train(again, teacher, training_data, **options).losses == expected.losses

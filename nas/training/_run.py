@@ -1,0 +1,95 @@
+"""The state of a training run, in memory and on disk."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+from torch import nn
+
+from nas.errors import ModelError
+from nas.sampling import require_whole_number
+from nas.training._checkpoint import load_checkpoint, save_checkpoint
+from nas.training._settings import Settings, make_optimizer
+
+
+class Run:
+    """Network, optimizer, average and losses; read from the checkpoint where there is one, written when one is due.
+
+    Args:
+        network: trained in place; parameters that need no gradient are left out.
+        settings: of the training.
+        identity: what a checkpoint must have been made with, so that going on from it is going on with the same run.
+        path: of the checkpoint; None for none.
+        every: steps between checkpoints.
+        accelerator: only its main process writes; every process reads.
+
+    Raises:
+        ModelError: the checkpoint is damaged or of another network.
+        SearchError: it is of a run with another identity.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        settings: Settings,
+        identity: dict[str, Any],
+        path: str | os.PathLike[str] | None,
+        every: int,
+        accelerator: Any,
+    ) -> None:
+        self.network, self.settings, self._identity, self._path = network, settings, identity, path
+        self._every, self._accelerator = require_whole_number("every", every), accelerator
+        self.parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+        self.optimizer = make_optimizer(self.parameters, settings)
+        self.losses: dict[str, list[float]] = {}
+        self._average = [] if settings.ema_decay is None else [p.detach().clone() for p in self.parameters]
+        self._resume()
+
+    @property
+    def step(self) -> int:
+        """Steps done."""
+        return len(self.losses.get("loss", ()))
+
+    @torch.no_grad()
+    def note(self, losses: dict[str, float], *, last: bool) -> None:
+        """Count a step: its losses, its weights into the average, and a checkpoint when one is due."""
+        for name, loss in losses.items():
+            self.losses.setdefault(name, []).append(loss)
+        if self._average:
+            torch._foreach_lerp_(self._average, self.parameters, 1 - self.settings.ema_decay)
+        due = self._path is not None and (last or self.step % self._every == 0)
+        if due and self._accelerator.is_main_process:
+            save_checkpoint(self._path, self._state())
+
+    @torch.no_grad()
+    def finish(self) -> None:
+        """Give the network the averaged weights, if they are asked for."""
+        for parameter, average in zip(self.parameters, self._average, strict=False):
+            parameter.copy_(average)
+
+    def _state(self) -> dict[str, Any]:
+        scaler = self._accelerator.scaler  # of gradients in fp16
+        return {
+            "settings": self._identity,
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "average": self._average,
+            "losses": self.losses,
+            "scaler": None if scaler is None else scaler.state_dict(),
+        }
+
+    def _resume(self) -> None:
+        state = load_checkpoint(self._path, self._identity)
+        if state is None:
+            return
+        try:
+            self.network.load_state_dict(state["network"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self._average = [kept.copy_(saved) for kept, saved in zip(self._average, state["average"], strict=True)]
+            self.losses = {name: list(losses) for name, losses in state["losses"].items()}
+            if self._accelerator.scaler is not None and state["scaler"] is not None:
+                self._accelerator.scaler.load_state_dict(state["scaler"])
+        except (RuntimeError, ValueError, KeyError, AttributeError) as error:
+            raise ModelError(f"the checkpoint {self._path} is of another network; give another path") from error
