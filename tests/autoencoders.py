@@ -13,7 +13,7 @@ KL = {
     "sample_size": 16,
     "scaling_factor": 0.5,
 }
-TINY = {"encoder_block_out_channels": (8, 8), "num_encoder_blocks": (1, 1), "num_decoder_blocks": (2, 1)}
+TINY = {"num_encoder_blocks": (1,) * 4, "num_decoder_blocks": (2, 1, 1, 1)}
 # As in Stable Diffusion, two levels of the same width and attention; one without attention; one without quantising.
 CONFIGS = {
     "attention": {**KL, "block_out_channels": (8, 16, 16)},
@@ -26,7 +26,7 @@ KINDS = (*CONFIGS, "tiny")
 def make_autoencoder(kind: str, *, seed: int = 0) -> AutoencoderKL | AutoencoderTiny:
     torch.manual_seed(seed)
     if kind == "tiny":
-        vae = AutoencoderTiny(**TINY, decoder_block_out_channels=(8, 8))
+        vae = AutoencoderTiny(**TINY, encoder_block_out_channels=(8,) * 4, decoder_block_out_channels=(8,) * 4)
     else:
         vae = AutoencoderKL(**CONFIGS[kind])
     for parameter in vae.parameters():

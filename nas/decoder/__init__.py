@@ -6,6 +6,7 @@ from __future__ import annotations
 # `model_index.json` names, this one, also has the base class whose `from_pretrained` is to be called.
 from diffusers import ModelMixin  # noqa: F401
 
+from nas.decoder._distillation import distil_decoder, picture_loss
 from nas.decoder._latents import GivenLatents, LatentSource, SampledLatents
 from nas.decoder._pictures import DecoderComparison, compare_decoders, encode_pictures, psnr_db
 from nas.decoder._pruning import prune_decoder
@@ -18,7 +19,9 @@ __all__ = [
     "SampledLatents",
     "SlimAutoencoderKL",
     "compare_decoders",
+    "distil_decoder",
     "encode_pictures",
+    "picture_loss",
     "prune_decoder",
     "psnr_db",
 ]

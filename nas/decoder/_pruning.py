@@ -56,7 +56,8 @@ def prune_decoder(vae: AutoencoderKL | AutoencoderTiny, keep: float | Sequence[f
     weights = _pruned_weights(vae.decoder, slim.decoder, widths)
     rest = {name: value for name, value in vae.state_dict().items() if not name.startswith("decoder.")}
     slim.load_state_dict({**rest, **{f"decoder.{name}": value for name, value in weights.items()}})
-    return slim.to(*placement(vae)).eval()
+    # diffusers' own `to` would only add a warning that nothing needs to stay in float32.
+    return nn.Module.to(slim, *placement(vae)).eval()
 
 
 def _shares(keep: float | Sequence[float], levels: int) -> list[float]:

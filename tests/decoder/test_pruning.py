@@ -161,7 +161,7 @@ def test_what_cannot_be_pruned_is_refused(tiny_unet: UNet2DConditionModel):
     with pytest.raises(ModelError, match="UNet2DConditionModel"):
         prune_decoder(tiny_unet)
     with pytest.raises(NasError, match="one width"):
-        prune_decoder(make_autoencoder("tiny"), (0.5, 1.0))
+        prune_decoder(make_autoencoder("tiny"), (0.5, 1.0, 1.0, 1.0))
     odd = AutoencoderKL(up_block_types=("AttnUpDecoderBlock2D",), block_out_channels=(8,), norm_num_groups=4)
     with pytest.raises(ModelError, match="AttnUpDecoderBlock2D"):
         prune_decoder(odd)
