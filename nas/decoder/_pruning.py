@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import TypeVar
 
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
+from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
-from nas.decoder._channels import IN, OUT, ChannelSet, channel_sets, kept, ranking
+from nas.decoder._channels import IN, OUT, channel_sets, kept, ranking
+from nas.decoder._refit import refit
 from nas.decoder._slim import OWN_FIELDS, SlimAutoencoderKL, layout_of
 from nas.errors import ModelError, NasError
 from nas.sampling import placement
@@ -20,7 +22,12 @@ from nas.sampling import placement
 Autoencoder = TypeVar("Autoencoder", AutoencoderKL, AutoencoderTiny)
 
 
-def prune_decoder(vae: AutoencoderKL | AutoencoderTiny, keep: float | Sequence[float] = 0.5) -> Autoencoder:
+def prune_decoder(
+    vae: AutoencoderKL | AutoencoderTiny,
+    keep: float | Sequence[float] = 0.5,
+    *,
+    latents: Tensor | None = None,
+) -> AutoencoderKL | AutoencoderTiny:
     """Take channels out of an autoencoder's decoder at every level (paper §3, https://arxiv.org/abs/2306.00980).
 
     Channels that are added up somewhere are taken out together (see `nas.decoder._channels`); those stay for which the
@@ -28,13 +35,16 @@ def prune_decoder(vae: AutoencoderKL | AutoencoderTiny, keep: float | Sequence[f
     normalises together stay or go together as well, so what stays is normalised by the very statistics of the
     original: a level keeps a share of its groups, at least one, and the groups keep their size. Weights of what stays
     are the original's; in an attention, queries are scaled so that products with fewer channels are divided by as
-    much as before. Encoder and quantising convolutions are copied as they are.
+    much as before. With `latents`, the weights are then refitted layer by layer in closed form (`nas.decoder._refit`),
+    which is worth many steps of training. Encoder and quantising convolutions are copied as they are.
 
     Args:
         vae: an `AutoencoderKL` (also one that was pruned before) or an `AutoencoderTiny`; left as it is.
         keep: share of the channels to keep, above 0 and up to 1, rounded to whole groups. Or one for each level, in the
             order of `block_out_channels`: that of the picture's size first. diffusers' `AutoencoderTiny` has one width
             at all levels, so there it must be one number.
+        latents: `[n x c x h x w]`, scaled as a UNet gives them, on which to refit what stays; some dozens of small
+            ones or a few large ones. All of them are decoded at once. None: the weights are the original's.
 
     Returns:
         A new autoencoder with weights of its own, in eval mode, on the same device: a `SlimAutoencoderKL`, or an
@@ -53,11 +63,15 @@ def prune_decoder(vae: AutoencoderKL | AutoencoderTiny, keep: float | Sequence[f
         slim = _fresh(AutoencoderTiny, vae, decoder_block_out_channels=widths * len(vae.config.num_decoder_blocks))
     else:
         raise ModelError(f"cannot prune a {type(vae).__name__}; give an AutoencoderKL or an AutoencoderTiny")
-    weights = _pruned_weights(vae.decoder, slim.decoder, widths)
+    indices, factors = _indices(vae.decoder, widths), _factors(vae.decoder, slim.decoder)
+    weights = {**_selected(vae.decoder, indices, factors), **_passed_on(vae.decoder, slim.decoder, widths)}
     rest = {name: value for name, value in vae.state_dict().items() if not name.startswith("decoder.")}
     slim.load_state_dict({**rest, **{f"decoder.{name}": value for name, value in weights.items()}})
     # diffusers' own `to` would only add a warning that nothing needs to stay in float32.
-    return nn.Module.to(slim, *placement(vae)).eval()
+    slim = nn.Module.to(slim, *placement(vae)).eval()
+    if latents is not None:
+        refit(slim, vae, latents, {name: index for (name, dim), index in indices.items() if dim == OUT}, factors)
+    return slim
 
 
 def _shares(keep: float | Sequence[float], levels: int) -> list[float]:
@@ -105,42 +119,46 @@ def _fresh(kind: type[Autoencoder], vae: nn.Module, **fields: object) -> Autoenc
 
 
 @torch.no_grad()
-def _pruned_weights(decoder: nn.Module, slim: nn.Module, widths: Sequence[int]) -> dict[str, Tensor]:
-    """The slim decoder's weights by name."""
-    indices: dict[tuple[str, int], Tensor] = {}
-    weights: dict[str, Tensor] = {}
+def _indices(decoder: nn.Module, widths: Sequence[int]) -> dict[tuple[str, int], Tensor]:
+    """By module and dimension of its weight, which channels stay."""
+    indices = {}
     for channels in channel_sets(decoder):
         ranked = ranking(channels, decoder)
-        for use in channels.uses:
-            indices[use.name, use.dim] = kept(ranked, widths[use.level])
-        weights |= _passed_on(channels, slim, ranked, widths)
+        indices |= {(use.name, use.dim): kept(ranked, widths[use.level]) for use in channels.uses}
+    return indices
+
+
+def _factors(decoder: nn.Module, slim: nn.Module) -> dict[str, float]:
+    """By module, what its outputs are multiplied with: attention divides a product of fewer channels by less."""
+    attentions = {name: module for name, module in slim.named_modules() if isinstance(module, Attention)}
+    return {f"{name}.to_q": decoder.get_submodule(name).scale / module.scale for name, module in attentions.items()}
+
+
+def _selected(
+    decoder: nn.Module, indices: Mapping[tuple[str, int], Tensor], factors: Mapping[str, float]
+) -> dict[str, Tensor]:
+    """The weights of what stays, by name."""
+    weights = {}
     for name, module in decoder.named_modules():
         for field, parameter in module.named_parameters(recurse=False):
-            weights[f"{name}.{field}"] = _selected(parameter, indices.get((name, OUT)), indices.get((name, IN)))
-    for name, module in slim.named_modules():
-        if hasattr(module, "to_q"):
-            # A product of fewer channels is divided by less; see `scale` of diffusers' attention.
-            ratio = decoder.get_submodule(name).scale / module.scale
-            for field, _ in module.to_q.named_parameters():
-                weights[f"{name}.to_q.{field}"] = weights[f"{name}.to_q.{field}"] * ratio
+            value = parameter.detach() * factors.get(name, 1.0)
+            if (name, OUT) in indices:
+                value = value.index_select(OUT, indices[name, OUT])
+            if (name, IN) in indices and value.ndim > 1:
+                value = value.index_select(IN, indices[name, IN])
+            weights[f"{name}.{field}"] = value
     return weights
 
 
-def _selected(parameter: Tensor, outputs: Tensor | None, inputs: Tensor | None) -> Tensor:
-    if outputs is not None:
-        parameter = parameter.index_select(OUT, outputs)
-    if inputs is not None and parameter.ndim > 1:
-        parameter = parameter.index_select(IN, inputs)
-    return parameter.detach().clone()
-
-
-def _passed_on(channels: ChannelSet, slim: nn.Module, ranked: Tensor, widths: Sequence[int]) -> dict[str, Tensor]:
+def _passed_on(decoder: nn.Module, slim: nn.Module, widths: Sequence[int]) -> dict[str, Tensor]:
     """Where levels of one width become levels of two, a 1x1 convolution takes the place of the identity."""
     weights = {}
-    for name, before, after in channels.identities:
-        if slim.get_submodule(name).conv_shortcut is None:
-            continue
-        outputs, inputs = (kept(ranked, widths[level]) for level in (after, before))
-        weights[f"{name}.conv_shortcut.weight"] = (outputs[:, None] == inputs[None, :]).float()[..., None, None]
-        weights[f"{name}.conv_shortcut.bias"] = torch.zeros(len(outputs))
+    for channels in channel_sets(decoder):
+        ranked = ranking(channels, decoder)
+        for name, before, after in channels.identities:
+            if slim.get_submodule(name).conv_shortcut is not None:
+                outputs, inputs = (kept(ranked, widths[level]) for level in (after, before))
+                same = outputs[:, None] == inputs[None, :]
+                weights[f"{name}.conv_shortcut.weight"] = same.float()[..., None, None]
+                weights[f"{name}.conv_shortcut.bias"] = torch.zeros(len(outputs))
     return weights
