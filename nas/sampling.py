@@ -15,6 +15,7 @@ from diffusers import DDIMScheduler
 from torch import Tensor, nn
 
 from nas.errors import ModelError, NasError
+from nas.unet import folded_width, guidance_embedding
 
 _PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 
@@ -179,13 +180,15 @@ def sample_latents(
     same schedule (https://arxiv.org/abs/2010.02502, https://arxiv.org/abs/2207.12598).
 
     Args:
-        unet: any network with the call signature of `UNet2DConditionModel`.
+        unet: any network with the call signature of `UNet2DConditionModel`. One that is told the guidance
+            (`nas.unet.fold_guidance`) is run once a step at any guidance.
         scheduler: where the noise schedule, spacing and prediction type come from; not changed.
         prompt_embeds: contexts `[b x l x d]`.
         negative_embeds: context(s) to steer away from, `[1 x l x d]` or `[b x l x d]`.
         noise: starting latents `[b x c x h x w]`.
         steps: DDIM steps.
-        guidance_scale: w in e(0) + w (e(c) - e(0)); up to 1 means no guidance and half the work.
+        guidance_scale: w in e(0) + w (e(c) - e(0)); up to 1 means no guidance and half the work, or what a network with
+            folded guidance is told.
 
     Returns:
         Latents `[b x c x h x w]` on the network's device and in its dtype.
@@ -193,20 +196,34 @@ def sample_latents(
     device, dtype = placement(unet)
     ddim = ddim_scheduler(scheduler)
     ddim.set_timesteps(steps, device=device)
+    options, outside = _told(unet, guidance_scale, len(noise), device, dtype)
     contexts = prompt_embeds
-    if guidance_scale > 1:
+    if outside > 1:
         contexts = torch.cat([negative_embeds.expand_as(prompt_embeds), prompt_embeds])
     contexts, latents = contexts.to(device, dtype), noise.to(device, dtype)
     with in_mode(unet, training=False):
         for timestep in ddim.timesteps:
-            output = _guided_output(unet, latents, timestep, contexts, guidance_scale)
+            output = _guided_output(unet, latents, timestep, contexts, outside, options)
             latents = ddim.step(output, timestep, latents, return_dict=False)[0]
     return latents
 
 
-def _guided_output(unet: nn.Module, latents: Tensor, timestep: Tensor, contexts: Tensor, scale: float) -> Tensor:
+def _told(
+    unet: nn.Module, scale: float, count: int, device: torch.device, dtype: torch.dtype
+) -> tuple[dict[str, Tensor], float]:
+    """What a network is told of the guidance, and how much of it is left to do outside of it."""
+    width = folded_width(unet)
+    if width is None:
+        return {}, scale
+    embedding = guidance_embedding(torch.full((count,), float(scale)), width)
+    return {"timestep_cond": embedding.to(device, dtype)}, 1.0
+
+
+def _guided_output(
+    unet: nn.Module, latents: Tensor, timestep: Tensor, contexts: Tensor, scale: float, options: dict[str, Tensor]
+) -> Tensor:
     if scale <= 1:
-        return unet(latents, timestep, contexts, return_dict=False)[0]
+        return unet(latents, timestep, contexts, return_dict=False, **options)[0]
     without, with_text = unet(torch.cat([latents] * 2), timestep, contexts, return_dict=False)[0].chunk(2)
     return without + scale * (with_text - without)
 

@@ -27,6 +27,7 @@ from nas.sampling import (
     to_uint8,
     truncated_prompts,
 )
+from nas.unet import fold_guidance
 
 PROMPTS = ["a red cat", "two dogs", "sun"]
 
@@ -57,6 +58,21 @@ def test_latents_are_those_of_the_stock_pipeline(tiny_pipeline, scheduler, scale
     noise = prompt_noise(len(PROMPTS), (4, 8, 8), seed=0)
     expected = stock(tiny_pipeline, noise, guidance_scale=scale, output_type="latent")
     torch.testing.assert_close(sample(tiny_pipeline, scale=scale, noise=noise), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [1.0, 3.0, 7.3])
+def test_a_network_that_is_told_the_guidance_is_run_once_a_step(tiny_pipeline, scale):
+    fold_guidance(tiny_pipeline.unet, width=8)
+    nn.init.normal_(tiny_pipeline.unet.time_embedding.cond_proj.weight, std=0.3)
+    noise = prompt_noise(len(PROMPTS), (4, 8, 8), seed=0)
+    batches = []
+    hook = tiny_pipeline.unet.conv_in.register_forward_hook(lambda part, given, said: batches.append(len(given[0])))
+    latents = sample(tiny_pipeline, scale=scale, noise=noise)
+    assert batches == [len(PROMPTS)] * 4
+    hook.remove()
+    expected = stock(tiny_pipeline, noise, guidance_scale=scale, output_type="latent")
+    torch.testing.assert_close(latents, expected, rtol=1e-3, atol=1e-3)
+    assert not torch.allclose(latents, sample(tiny_pipeline, scale=2.0, noise=noise), atol=0.05)
 
 
 def test_pictures_are_those_of_the_stock_pipeline(shared_pipeline):

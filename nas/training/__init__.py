@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from nas.training._batches import Batch, Batches
 from nas.training._data import TrainingData
+from nas.training._distil_steps import distil_steps
 from nas.training._features import stage_features
 from nas.training._loop import Losses, Step, TrainingLog, train
 from nas.training._probe import Probe, Snapshot, probe, probe_train
 from nas.training._processes import Part
 from nas.training._robust import robust_train
+from nas.training._route import Stage, distil_route
 from nas.training._settings import Settings
 from nas.training._synthetic import synthetic_data
+from nas.training._v_prediction import VPrediction, to_v_prediction
 
 __all__ = [
     "Batch",
@@ -20,13 +23,18 @@ __all__ = [
     "Probe",
     "Settings",
     "Snapshot",
+    "Stage",
     "Step",
     "TrainingData",
     "TrainingLog",
+    "VPrediction",
+    "distil_route",
+    "distil_steps",
     "probe",
     "probe_train",
     "robust_train",
     "stage_features",
     "synthetic_data",
+    "to_v_prediction",
     "train",
 ]

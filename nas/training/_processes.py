@@ -102,12 +102,16 @@ def prepared(
             f"the accelerator has gradient_accumulation_steps = {accelerator.gradient_accumulation_steps}; "
             "leave it at 1 and give accumulate= instead, which keeps the batch and splits it"
         )
+    before = network.__dict__.get("forward")
     with _skipping_allowed(accelerator):
         model, optimizer = accelerator.prepare(network, optimizer)
     try:
         yield model, optimizer
     finally:
         accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+        if before is None:
+            # It leaves a method bound to this network, which copies of it would then call.
+            network.__dict__.pop("forward", None)
         # An accelerator holds on to everything that it ever prepared; the next stage needs the memory.
         accelerator.free_memory()
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from nas._fingerprint import fingerprint_of_modules
 from nas.architecture import Architecture
 from nas.errors import NasError
-from nas.sampling import placement
+from nas.sampling import placement, require_whole_number
 from nas.supernet import Supernet
 from nas.training._batches import EMPTY_CONTEXT_SHARE, Batch, Batches
 from nas.training._checks import check_training
@@ -90,6 +90,8 @@ def robust_train(
         NasError: data or numbers make no sense, or the teacher shares the network's weights.
         SearchError: the checkpoint is of a run with other settings.
     """
+    if require_whole_number("steps", steps, least=0) == 0:
+        return TrainingLog()
     check_training(supernet, teacher, data)
     settings = RobustSettings(
         batch_size=batch_size,

@@ -31,23 +31,25 @@ optimum at every z, for a network of any size; "trained" are small networks. Und
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
 from nas.errors import NasError
+from nas.training._guided import (
+    GUIDANCE_RANGE,
+    GUIDED_SHARE,
+    Predict,
+    PredictGuided,
+    both_branches,
+    draw_guidance,
+    guidance_gain,
+    guided,
+    plain_and_guided,
+)
 from nas.training._levels import Level, TwoSteps, few, step_timesteps, two_steps
 from nas.training.losses import clean_from_v, data_loss, noise_from_v, v_target
 
-Predict = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""`predict(z, timesteps, contexts) -> v`: latents `[b x ...]`, timesteps `[b]`, contexts `[b x l x d]`; v like z."""
-PredictGuided = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
-"""`predict(z, timesteps, contexts, guidance) -> v`: the same for a network that is told the guidance `[b]`."""
-
-# The paper's: the range of w, the probability of the CFG-aware loss, and the part of L_ori in the whole.
-GUIDANCE_RANGE = (2.0, 14.0)
-GUIDED_SHARE = 0.1
+# The paper's part of L_ori in the whole.
 ORIGINAL_SHARE = 0.2
 
 __all__ = [
@@ -66,6 +68,8 @@ __all__ = [
     "guidance_gain",
     "guided",
     "original_loss",
+    "original_weight",
+    "plain_and_guided",
     "step_loss",
     "step_timesteps",
     "teacher_target",
@@ -76,39 +80,6 @@ __all__ = [
     "v_from_noise",
     "vanilla_loss",
 ]
-
-
-def guided(with_context: Tensor, without: Tensor, guidance: float | Tensor) -> Tensor:
-    """Classifier-free guidance w o(c) - (w - 1) o(0) of outputs `[b x ...]`, in float32 or better; w = 1 is none.
-
-    It is the same for e, v and x, which are linear in one another at a given z.
-
-    Args:
-        with_context: outputs with the text's context.
-        without: outputs with the empty text's.
-        guidance: w, a number or one for each sample `[b]`.
-
-    Raises:
-        NasError: w is neither.
-    """
-    # A difference of like outputs, times up to 14: half precision would not do.
-    dtype = torch.promote_types(with_context.dtype, torch.float32)
-    with_context, without = with_context.to(dtype), without.to(dtype)
-    if isinstance(guidance, Tensor) and guidance.ndim:
-        if guidance.shape != with_context.shape[:1]:
-            raise NasError(f"guidance has shape {list(guidance.shape)}; give a number or [{len(with_context)}]")
-        guidance = guidance.to(with_context).view(-1, *[1] * (with_context.ndim - 1))
-    return guidance * with_context - (guidance - 1) * without
-
-
-def both_branches(
-    predict: Predict, z: Tensor, timesteps: Tensor, contexts: Tensor, empty: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Outputs with the contexts `[b x l x d]` and with the empty text's `[1 x l x d]`, in one call."""
-    both = torch.cat([contexts, empty.expand_as(contexts)])
-    said = predict(torch.cat([z, z]), torch.cat([timesteps, timesteps]), both)
-    with_context, without = said.chunk(2)
-    return with_context, without
 
 
 def ddim_step(z: Tensor, v: Tensor, start: Level, end: Level) -> Tensor:
@@ -145,36 +116,21 @@ def teacher_target(
         steps: the three noise levels.
         contexts: `[b x l x d]`.
         empty: the empty text's context `[1 x l x d]`, which guidance needs.
-        guidance: w, a number or one for each sample `[b]`; 1.0 costs one evaluation a step, not two.
+        guidance: w, a number or one for each sample `[b]`; a sample of w = 1 costs one evaluation a step, not two.
 
     Raises:
         NasError: guidance without the empty text's context.
     """
     at = z
     for start, end in (steps[:2], steps[1:]):
-        v = _guided_v(teacher, at.to(z.dtype), start.timesteps, contexts, empty, guidance)
+        _, v = plain_and_guided(teacher, at.to(z.dtype), start.timesteps, contexts, empty, guidance)
         at = ddim_step(at, v, start, end)
     return two_step_target(z, at, steps.start, steps.end)
-
-
-def _guided_v(
-    predict: Predict, z: Tensor, timesteps: Tensor, contexts: Tensor, empty: Tensor | None, guidance: float | Tensor
-) -> Tensor:
-    if not isinstance(guidance, Tensor) and guidance == 1:
-        return predict(z, timesteps, contexts)
-    if empty is None:
-        raise NasError("guidance needs the context of the empty text: give empty=")
-    return guided(*both_branches(predict, z, timesteps, contexts, empty), guidance)
 
 
 def truncated_snr(level: Level) -> Tensor:
     """The weight max(alpha^2 / sigma^2, 1) of a squared error in x, shaped like the amplitudes; 1 where alpha = 0."""
     return (level.alpha / level.sigma).square().clamp_min(1)
-
-
-def guidance_gain(guidance: float | Tensor) -> float | Tensor:
-    """w^2 + (w - 1)^2: the squared error of a guided output for one of its branches, where theirs are independent."""
-    return guidance**2 + (guidance - 1) ** 2
 
 
 def step_loss(z: Tensor, v: Tensor, target: Tensor, start: Level, *, gain: float | Tensor = 1.0) -> Tensor:
@@ -226,7 +182,7 @@ def cfg_aware_loss(
         balanced: divide each sample's squared error by `guidance_gain`, so that large w do not decide alone. Not in
             the paper.
     """
-    v = _guided_v(student, z, steps.start.timesteps, contexts, empty, guidance)
+    _, v = plain_and_guided(student, z, steps.start.timesteps, contexts, empty, guidance)
     target = teacher_target(teacher, z, steps, contexts, empty=empty, guidance=guidance)
     return step_loss(z, v, target, steps.start, gain=guidance_gain(guidance) if balanced else 1.0)
 
@@ -257,29 +213,21 @@ def folded_loss(
     return step_loss(z, v, teacher_target(teacher, z, steps, contexts, empty=empty, guidance=guidance), steps.start)
 
 
-def draw_guidance(
-    count: int,
-    *,
-    generator: torch.Generator,
-    share: float = GUIDED_SHARE,
-    between: tuple[float, float] = GUIDANCE_RANGE,
-) -> Tensor:
-    """Guidance for each of `count` samples: with probability `share` uniform in a range, else 1, the vanilla loss.
-
-    Raises:
-        NasError: a share that is no probability, or a range that is none.
-    """
-    low, high = between
-    if not 0 <= share <= 1 or not 1 <= low <= high:
-        raise NasError(f"share {share} must be from 0 to 1, and of the range {between} 1 <= low <= high")
-    drawn = low + (high - low) * torch.rand(count, generator=generator)
-    is_guided = torch.rand(count, generator=generator) < share
-    return torch.where(is_guided, drawn, torch.ones(count))
-
-
 def original_loss(v: Tensor, clean: Tensor, noise: Tensor, start: Level) -> Tensor:
     """L_ori: the mean squared error of the unguided v at z = alpha x + sigma e against v = alpha e - sigma x."""
     return data_loss(v, v_target(clean, noise, start.alpha, start.sigma))
+
+
+def original_weight(distillation: Tensor, original: Tensor, *, share: float = ORIGINAL_SHARE) -> Tensor:
+    """The dynamic gamma of `total_loss`: `share` times L_dstl / L_ori; 0 where L_ori is 0. No gradient.
+
+    Raises:
+        NasError: a negative share.
+    """
+    if share < 0:
+        raise NasError(f"share is {share}; it must not be negative")
+    known = original.detach()
+    return share * torch.where(known > 0, distillation.detach() / known, torch.zeros_like(known))
 
 
 def total_loss(distillation: Tensor, original: Tensor, *, share: float = ORIGINAL_SHARE) -> Tensor:
@@ -291,11 +239,7 @@ def total_loss(distillation: Tensor, original: Tensor, *, share: float = ORIGINA
     Raises:
         NasError: a negative share.
     """
-    if share < 0:
-        raise NasError(f"share is {share}; it must not be negative")
-    known = original.detach()
-    gamma = share * torch.where(known > 0, distillation.detach() / known, torch.zeros_like(known))
-    return distillation + gamma * original
+    return distillation + original_weight(distillation, original, share=share) * original
 
 
 def v_from_noise(z: Tensor, noise: Tensor, level: Level) -> Tensor:

@@ -11,6 +11,7 @@ from nas.unet._attention import (
     with_attention,
 )
 from nas.unet._build import COPY_INITS, make_block, make_copy, make_shortcut
+from nas.unet._guidance import FOLDED_WIDTH, fold_guidance, folded_width, guidance_embedding
 from nas.unet._inputs import block_inputs, example_inputs, torch_dtype
 from nas.unet._macs import block_macs, network_macs
 from nas.unet._modules import AttentionChain, ResnetChain, SkippedAttention, SkippedResnet, chain_blocks
@@ -21,6 +22,7 @@ from nas.unet._surgery import apply_architecture, module_for, own_structure, sha
 __all__ = [
     "ATTENTIONS",
     "COPY_INITS",
+    "FOLDED_WIDTH",
     "AttentionChain",
     "ChunkedSplitEinsumAttnProcessor",
     "ResnetChain",
@@ -35,6 +37,9 @@ __all__ = [
     "check_attention",
     "check_unet",
     "example_inputs",
+    "fold_guidance",
+    "folded_width",
+    "guidance_embedding",
     "make_block",
     "make_copy",
     "make_network",

@@ -28,14 +28,6 @@ def train(network, teacher, data, **options):
     return robust_train(network, teacher, data, **{"scheduler": SCHEDULER, "steps": 3, "batch_size": 2, **options})
 
 
-@pytest.fixture
-def teacher(small_unet):
-    teacher = copy.deepcopy(small_unet)
-    with torch.no_grad():
-        teacher.conv_out.weight.mul_(1.5)
-    return teacher
-
-
 def test_is_a_plain_adamw_loop(small_unet, teacher, training_data):
     twin = copy.deepcopy(small_unet)
     log = train(small_unet, teacher, training_data, data_weight=0.5, learning_rate=1e-3)

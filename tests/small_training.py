@@ -1,0 +1,106 @@
+"""A network, data and trainings small enough for tests; as a program, the trainings in processes of their own.
+
+python tests/small_training.py scenarios FOLDER           write what each training gives, one file a process
+python tests/small_training.py endless CHECKPOINT STEPS   train, with a checkpoint at every step
+python tests/small_training.py compare CHECKPOINT STEPS   go on, and compare with a run that was never stopped
+"""
+
+from __future__ import annotations
+
+import copy
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from conftest_pipeline import make_scheduler
+from diffusers import UNet2DConditionModel
+
+from nas import SearchSpace, Supernet
+from nas.supernet import sandwich
+from nas.training import TrainingData, TrainingLog, distil_steps, robust_train
+
+CONFIG = {
+    "sample_size": 8,
+    "in_channels": 4,
+    "out_channels": 4,
+    "block_out_channels": (8, 8),
+    "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+    "layers_per_block": 1,
+    "cross_attention_dim": 12,
+    "attention_head_dim": 2,
+    "norm_num_groups": 4,
+}
+SCENARIOS = ("robust", "sandwich", "steps", "folded")
+
+
+def make_space() -> SearchSpace:
+    return SearchSpace.from_config(CONFIG, name="small", context_length=5)
+
+
+def make_unet(**changes: Any) -> UNet2DConditionModel:
+    torch.manual_seed(0)
+    return UNet2DConditionModel(**CONFIG, **changes).eval()
+
+
+def make_teacher() -> UNet2DConditionModel:
+    teacher = make_unet()
+    with torch.no_grad():
+        teacher.conv_out.weight.mul_(1.5)
+    return teacher
+
+
+def make_data() -> TrainingData:
+    generator = torch.Generator().manual_seed(0)
+    shapes = ((10, 4, 8, 8), (10, 5, 12), (1, 5, 12))
+    return TrainingData(*(torch.randn(shape, generator=generator) for shape in shapes))
+
+
+def run(scenario: str, **options: Any) -> tuple[TrainingLog, torch.nn.Module]:
+    """One of the trainings; batches of five, which no number of processes divides."""
+    options = {"steps": 3, "batch_size": 5, "learning_rate": 1e-3, "scheduler": make_scheduler(), **options}
+    teacher, data = make_teacher(), make_data()
+    if scenario in ("robust", "sandwich"):
+        skip = 0.3 if scenario == "robust" else sandwich(0.3, draws=1)
+        network = Supernet(make_unet(), make_space(), skip_probability=skip, seed=5)
+        weights = {"data_weight": 0.3, "feature_weight": 0.5} if scenario == "robust" else {}
+        return robust_train(network, teacher, data, ema_decay=0.5, **weights, **options), network
+    network = make_unet(**({"time_cond_proj_dim": 8} if scenario == "folded" else {}))
+    return distil_steps(network, teacher, data, student_steps=4, guided_share=0.5, **options), network
+
+
+def _scenarios(folder: Path) -> None:
+    from accelerate import Accelerator
+
+    import nas.training._run as state
+
+    accelerator = Accelerator(cpu=True)
+    written, save = [], state.save_checkpoint
+    state.save_checkpoint = lambda path, values: (written.append(str(path)), save(path, values))
+    found = {"processes": accelerator.num_processes, "written": written}
+    for scenario in SCENARIOS:
+        log, network = run(scenario, accelerator=accelerator)
+        found[scenario] = {"losses": log.losses, "parts": log.parts, "weights": copy.deepcopy(network.state_dict())}
+    path = folder / "run.pt"
+    run("robust", accelerator=accelerator, steps=2, checkpoint=path)
+    log, network = run("robust", accelerator=accelerator, checkpoint=path)
+    found["resumed"] = {"losses": log.losses, "weights": network.state_dict()}
+    torch.save(found, folder / f"process_{accelerator.process_index}.pt")
+    accelerator.end_training()
+
+
+def main() -> None:
+    command, path, *rest = sys.argv[1:]
+    if command == "scenarios":
+        _scenarios(Path(path))
+        return
+    log, network = run("robust", steps=int(rest[0]), checkpoint=path, every=1)
+    if command == "compare":
+        expected, whole = run("robust", steps=int(rest[0]))
+        same = [torch.equal(a, b) for a, b in zip(network.parameters(), whole.parameters(), strict=True)]
+        print("the same" if all(same) and log.losses == expected.losses else "different")
+
+
+if __name__ == "__main__":
+    main()
