@@ -1,7 +1,8 @@
 """How much smaller and faster does an image decoder become, and how close do its pictures stay to the original's?
 
-The decoder is pruned, distilled on latents, and compared with the original on latents that it has not seen: parameters,
-time (both measured in turns, in one run) and PSNR between the two decoders' pictures, before and after distillation.
+The decoder is pruned, refitted and distilled on latents, and compared with the original on latents that it has not seen: parameters,
+time (both measured in turns, in one run) and PSNR between the two decoders' pictures: with weights as they were
+inherited, refitted in closed form, and distilled.
 
     python benchmarks/decoder.py --vae emoji --steps 3000 --workdir run --json decoder_emoji.json
     python benchmarks/decoder.py --vae taesd --steps 3000 --workdir run --json decoder_taesd.json
@@ -30,7 +31,14 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import nas
-from nas.decoder import GivenLatents, compare_decoders, distil_decoder, encode_pictures, prune_decoder
+from nas.decoder import (
+    DecoderComparison,
+    GivenLatents,
+    compare_decoders,
+    distil_decoder,
+    encode_pictures,
+    prune_decoder,
+)
 from nas.errors import NasError
 from nas.latency import measure_decoders_ms
 from nas.quality import load_captions
@@ -39,6 +47,8 @@ from nas.training import synthetic_data
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 # Latents are cut into pieces of so many rows and columns: 128 x 128 pixels.
 PIECE = 16
+# Latents on which weights are refitted.
+REFIT = 64
 
 
 @dataclass(frozen=True)
@@ -80,6 +90,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--ema-decay", type=float, default=0.99)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--samples", type=int, default=512, help="latents that the UNet samples to learn on")
+    parser.add_argument("--pictures", type=int, default=200, help="unseen ones of each kind, at most")
     parser.add_argument("--workdir", type=Path, help="for checkpoint, sampled latents and the slim autoencoder")
     parser.add_argument("--weights", type=Path, default=DATA / "taesd", help="folder of TAESD's safetensors files")
     parser.add_argument("--photos", type=Path, default=DATA / "coco_photos" / "images", help="folder of photos")
@@ -91,8 +102,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     subject = SUBJECTS[arguments.vae](arguments)
     shares = [float(share) for share in arguments.keep.split(",")]
-    slim = prune_decoder(subject.vae, shares if len(shares) > 1 else shares[0])
-    untrained = {name: compare_decoders(slim, subject.vae, latents) for name, latents in subject.unseen.items()}
+    shares = shares if len(shares) > 1 else shares[0]
+    inherited = compared(prune_decoder(subject.vae, shares), subject)
+    slim = prune_decoder(subject.vae, shares, latents=subject.train.draw(0, batch_size=REFIT, seed=arguments.seed))
+    refitted = compared(slim, subject)
     log = distil_decoder(
         slim,
         subject.vae,
@@ -106,7 +119,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     )
     if arguments.workdir is not None:
         slim.save_pretrained(arguments.workdir / arguments.vae)
-    trained = {name: compare_decoders(slim, subject.vae, latents) for name, latents in subject.unseen.items()}
+    trained = compared(slim, subject)
     settings = {name: getattr(arguments, name) for name in ("vae", "keep", "steps", "batch_size", "learning_rate")}
     figures = {**settings, "ema_decay": arguments.ema_decay, "seed": arguments.seed}
     figures |= {"channels": list(slim.config.decoder_block_out_channels), "distillation_seconds": log.seconds}
@@ -116,11 +129,16 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     for name, found in trained.items():
         figures |= {
             f"{name}_pictures": len(found.psnr_db),
-            f"{name}_psnr_db_untrained": untrained[name].mean_psnr_db,
+            f"{name}_psnr_db_inherited": inherited[name].mean_psnr_db,
+            f"{name}_psnr_db_refitted": refitted[name].mean_psnr_db,
             f"{name}_psnr_db": found.mean_psnr_db,
             f"{name}_worst_psnr_db": min(found.psnr_db),
         }
     return figures
+
+
+def compared(slim: nn.Module, subject: Subject) -> dict[str, DecoderComparison]:
+    return {name: compare_decoders(slim, subject.vae, latents) for name, latents in subject.unseen.items()}
 
 
 def times(slim: nn.Module, subject: Subject) -> dict[str, Any]:
@@ -156,7 +174,7 @@ def emoji(arguments: argparse.Namespace) -> Subject:
     }
     encoded = {split: encode_pictures(pipe.vae, sheet(folder, split)) for split in ("validation", "test")}
     learned = torch.cat([sampled["train"], encoded["validation"]])
-    unseen = {"encoded": encoded["test"], "sampled": sampled["test"]}
+    unseen = {"encoded": encoded["test"][: arguments.pictures], "sampled": sampled["test"][: arguments.pictures]}
     return Subject(pipe.vae, GivenLatents(learned), unseen, tuple(learned.shape[2:]))
 
 
@@ -184,7 +202,12 @@ def taesd(arguments: argparse.Namespace) -> Subject:
     latents = encode_pictures(vae, torch.stack([photo(file) for file in files]), batch_size=4)
     is_unseen = torch.arange(len(files)) % 5 == 4
     learned = latents[~is_unseen]
-    return Subject(vae, GivenLatents(learned, crop=PIECE), {"photos": latents[is_unseen]}, tuple(latents.shape[2:]))
+    return Subject(
+        vae,
+        GivenLatents(learned, crop=PIECE),
+        {"photos": latents[is_unseen][: arguments.pictures]},
+        tuple(latents.shape[2:]),
+    )
 
 
 def load_taesd(folder: Path) -> AutoencoderTiny:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from hashlib import sha256
 from typing import TYPE_CHECKING
 
 import torch
@@ -49,6 +50,7 @@ def distil_decoder(
     every: int = 100,
     accumulate: int = 1,
     gradient_checkpointing: bool = False,
+    keep_mb: float = 256.0,
 ) -> TrainingLog:
     """Train an autoencoder's decoder in place to give the pictures that another one gives, with AdamW.
 
@@ -74,6 +76,8 @@ def distil_decoder(
         every: steps between checkpoints.
         accumulate: in how many parts each process takes its pictures, to save memory; the gradient is the same.
         gradient_checkpointing: compute activations again in the backward pass, to save memory.
+        keep_mb: memory for the teacher's pictures of latents that come again, which otherwise take more time than the
+            student's step.
 
     Returns:
         The losses: mean squared errors of pictures from -1 to 1.
@@ -98,7 +102,7 @@ def distil_decoder(
     with _gradient_checkpoints(student, gradient_checkpointing):
         return train(
             student.decoder,
-            _Objective(student, teacher, source, settings),
+            _Objective(student, _Pictures(teacher, keep_mb), source, settings),
             settings,
             steps=steps,
             identity={"teacher": fingerprint_of_modules(teacher), "latents": source.identity()},
@@ -126,8 +130,8 @@ def _check(student: nn.Module, teacher: nn.Module, source: LatentSource) -> None
 class _Objective:
     """The loss of a step, see `nas.training._loop`."""
 
-    def __init__(self, student: nn.Module, teacher: nn.Module, source: LatentSource, settings: Settings) -> None:
-        self.student, self.teacher, self.source, self.settings = student, teacher, source, settings
+    def __init__(self, student: nn.Module, pictures: _Pictures, source: LatentSource, settings: Settings) -> None:
+        self.student, self.pictures, self.source, self.settings = student, pictures, source, settings
 
     def __call__(self, step: Step) -> list[Callable[[], Losses]]:
         batch = self.source.draw(step.number, batch_size=self.settings.batch_size, seed=self.settings.seed)
@@ -136,11 +140,39 @@ class _Objective:
     def _losses(self, step: Step, batch: Tensor, part: Part) -> Losses:
         latents = batch[part.rows]
         with torch.no_grad():
-            inputs = decoder_inputs(self.student, latents)
-            with in_mode(self.teacher, training=False):
-                wanted = decoded(self.teacher, latents)
+            inputs, wanted = decoder_inputs(self.student, latents), self.pictures.of(latents)
         pictures = step.model(inputs)
         return {"loss": part.share * picture_loss(pictures, wanted.to(pictures.device))}
+
+
+class _Pictures:
+    """The teacher's pictures; those of latents that come again are kept.
+
+    Each is decoded alone: in a batch it would depend, in its last bits, on what was kept before, and a run that goes on
+    from a checkpoint has kept nothing.
+    """
+
+    def __init__(self, teacher: nn.Module, keep_mb: float) -> None:
+        self.teacher, self.bytes_left = teacher, keep_mb * 2**20
+        self.kept: dict[bytes, Tensor] = {}
+
+    @torch.no_grad()
+    def of(self, latents: Tensor) -> Tensor:
+        """Pictures `[b x 3 x H x W]` of latents `[b x c x h x w]`."""
+        with in_mode(self.teacher, training=False):
+            return torch.cat([self._picture(latent) for latent in latents.split(1)])
+
+    def _picture(self, latent: Tensor) -> Tensor:
+        key = sha256(latent.float().cpu().numpy().tobytes()).digest()
+        known = self.kept.pop(key, None)
+        picture = decoded(self.teacher, latent) if known is None else known
+        if known is None:
+            self.bytes_left -= picture.nbytes
+        self.kept[key] = picture
+        while self.bytes_left < 0 and self.kept:
+            # What was not asked for the longest.
+            self.bytes_left += self.kept.pop(next(iter(self.kept))).nbytes
+        return picture
 
 
 @contextmanager

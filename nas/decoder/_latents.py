@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from nas._fingerprint import fingerprint_of_modules, fingerprint_of_tensors, fingerprint_of_texts
+from nas.decoder._pictures import require_latents
 from nas.errors import NasError
 from nas.sampling import check_prompts, require_text_to_image, require_whole_number, seeded_generator
 from nas.training import synthetic_data
@@ -39,14 +40,11 @@ class GivenLatents:
             norms and attentions work on neighbourhoods, so pieces teach what whole latents do, at less cost a step.
 
     Raises:
-        NasError: there are no latents, or a number makes no sense.
+        NasError: there are no latents, they are not finite, or a number makes no sense.
     """
 
     def __init__(self, latents: Tensor, *, noise: float = 0.0, crop: int | None = None) -> None:
-        if latents.ndim != 4 or not len(latents):
-            raise NasError(f"latents have shape {list(latents.shape)}; they must be [n x channels x rows x columns]")
-        if not torch.isfinite(latents).all():
-            raise NasError("latents hold values that are not finite; sample or encode them again")
+        require_latents(latents)
         if not 0 <= noise < float("inf"):
             raise NasError(f"noise is {noise!r}; it must be a number of at least 0")
         if crop is not None and require_whole_number("crop", crop) > min(latents.shape[2:]):

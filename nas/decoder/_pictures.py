@@ -107,15 +107,27 @@ def compare_decoders(
         batch_size: pictures at a time.
 
     Raises:
-        NasError: there are no latents.
+        NasError: there are no latents, or they have other channels.
     """
-    if latents.ndim != 4 or not len(latents):
-        raise NasError(f"latents have shape {list(latents.shape)}; they must be [n x channels x rows x columns]")
+    require_latents(latents, slim.config.latent_channels)
     require_whole_number("batch_size", batch_size)
     found: list[float] = []
     for batch in latents.split(batch_size):
         found += psnr_db(decode_latents(slim, batch).cpu(), decode_latents(original, batch).cpu()).tolist()
     return DecoderComparison(count_parameters(slim.decoder), count_parameters(original.decoder), tuple(found))
+
+
+def require_latents(latents: Tensor, channels: int | None = None) -> None:
+    """Check that these are latents, of so many channels if it is said.
+
+    Raises:
+        NasError: they are not, there are none, or a value is not finite.
+    """
+    if latents.ndim != 4 or not len(latents) or channels not in (None, latents.shape[1]):
+        wanted = "channels" if channels is None else channels
+        raise NasError(f"latents have shape {list(latents.shape)}; they must be [n x {wanted} x rows x columns]")
+    if not torch.isfinite(latents).all():
+        raise NasError("latents hold values that are not finite; sample or encode them again")
 
 
 def count_parameters(module: nn.Module) -> int:

@@ -14,6 +14,7 @@ from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
 from nas.decoder._channels import IN, OUT, channel_sets, kept, ranking
+from nas.decoder._pictures import require_latents
 from nas.decoder._refit import refit
 from nas.decoder._slim import OWN_FIELDS, SlimAutoencoderKL, layout_of
 from nas.errors import ModelError, NasError
@@ -52,17 +53,11 @@ def prune_decoder(
 
     Raises:
         ModelError: the decoder is of another kind.
-        NasError: `keep` makes no sense.
+        NasError: `keep` or `latents` make no sense.
     """
-    if isinstance(vae, AutoencoderKL):
-        layout = layout_of(vae.decoder)
-        widths, layout = _narrowed(layout, _shares(keep, len(layout[OWN_FIELDS[0]])))
-        slim = _fresh(SlimAutoencoderKL, vae, **layout)
-    elif isinstance(vae, AutoencoderTiny):
-        widths = _tiny_width(vae, keep)
-        slim = _fresh(AutoencoderTiny, vae, decoder_block_out_channels=widths * len(vae.config.num_decoder_blocks))
-    else:
-        raise ModelError(f"cannot prune a {type(vae).__name__}; give an AutoencoderKL or an AutoencoderTiny")
+    slim, widths = _structure(vae, keep)
+    if latents is not None:
+        require_latents(latents, vae.config.latent_channels)
     indices, factors = _indices(vae.decoder, widths), _factors(vae.decoder, slim.decoder)
     weights = {**_selected(vae.decoder, indices, factors), **_passed_on(vae.decoder, slim.decoder, widths)}
     rest = {name: value for name, value in vae.state_dict().items() if not name.startswith("decoder.")}
@@ -72,6 +67,21 @@ def prune_decoder(
     if latents is not None:
         refit(slim, vae, latents, {name: index for (name, dim), index in indices.items() if dim == OUT}, factors)
     return slim
+
+
+def _structure(
+    vae: AutoencoderKL | AutoencoderTiny, keep: float | Sequence[float]
+) -> tuple[AutoencoderKL | AutoencoderTiny, list[int]]:
+    """The slim autoencoder with random weights, and its decoder's widths by level."""
+    if isinstance(vae, AutoencoderKL):
+        layout = layout_of(vae.decoder)
+        widths, layout = _narrowed(layout, _shares(keep, len(layout[OWN_FIELDS[0]])))
+        return _fresh(SlimAutoencoderKL, vae, **layout), widths
+    if isinstance(vae, AutoencoderTiny):
+        widths = _tiny_width(vae, keep)
+        levels = len(vae.config.num_decoder_blocks)
+        return _fresh(AutoencoderTiny, vae, decoder_block_out_channels=widths * levels), widths
+    raise ModelError(f"cannot prune a {type(vae).__name__}; give an AutoencoderKL or an AutoencoderTiny")
 
 
 def _shares(keep: float | Sequence[float], levels: int) -> list[float]:
