@@ -1,8 +1,8 @@
 """How much smaller and faster does an image decoder become, and how close do its pictures stay to the original's?
 
-The decoder is pruned, refitted and distilled on latents, and compared with the original on latents that it has not seen: parameters,
-time (both measured in turns, in one run) and PSNR between the two decoders' pictures: with weights as they were
-inherited, refitted in closed form, and distilled.
+The decoder is pruned, refitted and distilled on latents, and compared with the original on latents that it has not
+seen: parameters, time (both measured in turns, in one run) and PSNR between the two decoders' pictures, with weights as
+they were inherited, refitted in closed form, and distilled.
 
     python benchmarks/decoder.py --vae emoji --steps 3000 --workdir run --json decoder_emoji.json
     python benchmarks/decoder.py --vae taesd --steps 3000 --workdir run --json decoder_taesd.json
@@ -202,12 +202,8 @@ def taesd(arguments: argparse.Namespace) -> Subject:
     latents = encode_pictures(vae, torch.stack([photo(file) for file in files]), batch_size=4)
     is_unseen = torch.arange(len(files)) % 5 == 4
     learned = latents[~is_unseen]
-    return Subject(
-        vae,
-        GivenLatents(learned, crop=PIECE),
-        {"photos": latents[is_unseen][: arguments.pictures]},
-        tuple(latents.shape[2:]),
-    )
+    unseen = {"photos": latents[is_unseen][: arguments.pictures]}
+    return Subject(vae, GivenLatents(learned, crop=PIECE), unseen, tuple(learned.shape[2:]))
 
 
 def load_taesd(folder: Path) -> AutoencoderTiny:
