@@ -30,7 +30,9 @@ def load_pipeline(
     """
     from diffusers import DiffusionPipeline
 
-    # diffusers finds the class of an evolved UNet inside a saved pipeline only where its module is imported already.
+    # diffusers finds the class of an evolved UNet, or of a slim autoencoder, inside a saved pipeline only where its
+    # module is imported already.
+    import nas.decoder
     import nas.supernet  # noqa: F401
 
     folder = bundled("emoji") if path is None else Path(path)

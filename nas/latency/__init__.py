@@ -5,6 +5,7 @@ And what a network is a part of: the latency of a whole image.
 
 from nas.latency._agreement import Agreement, agreement
 from nas.latency._breakdown import Part, breakdown
+from nas.latency._decoders import measure_decoders_ms
 from nas.latency._difference import Difference, RowDifference, difference
 from nas.latency._fitting import FittedRows, fit_rows
 from nas.latency._image import ImageLatency
@@ -30,6 +31,7 @@ __all__ = [
     "breakdown",
     "difference",
     "fit_rows",
+    "measure_decoders_ms",
     "measure_network_ms",
     "measure_networks_ms",
 ]

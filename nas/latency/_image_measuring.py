@@ -141,7 +141,7 @@ class _Parts:
         return self.pipeline.unet, (), example_inputs(self.space, self.workload, device=self.device.home)
 
     def _decoder(self) -> Subject:
-        return _Decoder(self.pipeline.vae), (_latents(self.pipeline, self.workload, 1),), {}
+        return Decoding(self.pipeline.vae), (_latents(self.pipeline, self.workload, 1),), {}
 
 
 class _TextEncoder(nn.Module):
@@ -155,7 +155,7 @@ class _TextEncoder(nn.Module):
         return self.encoder(tokens, return_dict=False)[0]
 
 
-class _Decoder(nn.Module):
+class Decoding(nn.Module):
     """Latents [1 x c x h x w] -> a picture [1 x 3 x H x W]."""
 
     def __init__(self, vae: nn.Module) -> None:
