@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import warnings
 
 import numpy as np
 import pytest
@@ -262,17 +261,15 @@ def test_json_round_trip():
 
 def test_bad_features():
     first, second = sample(10)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        for bad, sentence in (
-            (first[:1], "at least two rows"),
-            (first[:, 0], "at least two rows"),
-            (first[:, :2], "have 2 columns, of real ones 3"),
-            (np.where(first > 1, np.nan, first), "not all finite"),
-        ):
-            for distance in (kid, cmmd, frechet_distance):
-                with pytest.raises(NasError, match=sentence):
-                    distance(bad, second)
+    for bad, sentence in (
+        (first[:1], "at least two rows"),
+        (first[:, 0], "at least two rows"),
+        (first[:, :2], "have 2 columns, of real ones 3"),
+        (np.where(first == first.max(), np.nan, first), "not all finite"),
+    ):
+        for distance in (kid, cmmd, frechet_distance):
+            with pytest.raises(NasError, match=sentence):
+                distance(bad, second)
     with pytest.raises(NasError, match="cannot be paired"):
         kid(first, second).minus(kid(first[:-1], second))
     with pytest.raises(NasError, match="finite"):
