@@ -104,7 +104,8 @@ def _dot(point: QualityPoint, name: str, *, labelled: bool) -> QualityDot:
 def plot_quality(evaluation: Evaluation, *, distance: str = "kid", backend: str = "matplotlib") -> Any:
     """Draw the CLIP score against the distance from real pictures, one line a model, with 95 % intervals.
 
-    Beside the dots stands the guidance: of the first, the last and the nearest, or of all if they are few.
+    Beside the dots stands the guidance: of the first, the last and the nearest, or of all if they are few; these carry
+    their intervals, which would cover each other otherwise.
 
     Args:
         evaluation: what `nas.evaluate` returned, or `Evaluation.load` read.
@@ -176,9 +177,11 @@ def _xy(curve: QualityCurve) -> tuple[list[float], list[float]]:
 
 
 def _errors(curve: QualityCurve) -> tuple[list[list[float]], list[list[float]]]:
-    """How far the intervals reach: left and right, down and up."""
-    across = [
-        [dot.clip_score - dot.clip_low for dot in curve.dots],
-        [dot.clip_high - dot.clip_score for dot in curve.dots],
-    ]
-    return across, [[dot.distance - dot.low for dot in curve.dots], [dot.high - dot.distance for dot in curve.dots]]
+    """How far the intervals reach, left and right, down and up; nowhere at dots without a label."""
+    dots = [dot if dot.label else _without_interval(dot) for dot in curve.dots]
+    across = [[dot.clip_score - dot.clip_low for dot in dots], [dot.clip_high - dot.clip_score for dot in dots]]
+    return across, [[dot.distance - dot.low for dot in dots], [dot.high - dot.distance for dot in dots]]
+
+
+def _without_interval(dot: QualityDot) -> QualityDot:
+    return dot._replace(clip_low=dot.clip_score, clip_high=dot.clip_score, low=dot.distance, high=dot.distance)

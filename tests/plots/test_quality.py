@@ -84,8 +84,12 @@ def test_matplotlib_draws_what_plotly_draws(evaluation: Evaluation, distance: st
     assert buffer.getvalue().startswith(b"\x89PNG")
 
 
-def test_both_draw_the_intervals(evaluation: Evaluation) -> None:
-    dots = quality_data(evaluation).curves[0].dots
+def test_both_draw_the_intervals_of_labelled_dots(evaluation: Evaluation) -> None:
+    dots = [
+        dot if dot.label else dot._replace(clip_low=dot[0], clip_high=dot[0], low=dot.distance, high=dot.distance)
+        for dot in quality_data(evaluation).curves[0].dots
+    ]
+    assert sum(dot.low < dot.high for dot in dots) == 3
     (axes,) = nas.plot_quality(evaluation).axes
     across, up = (np.array(bars.get_segments()) for bars in axes.collections[:2])
     np.testing.assert_allclose(across[:, :, 0], [(dot.clip_low, dot.clip_high) for dot in dots])
