@@ -17,8 +17,15 @@ if TYPE_CHECKING:
     from nas.architecture import Architecture, Block
     from nas.errors import NasError
     from nas.latency import ImageLatency, LatencyTable
-    from nas.plots import plot_block_values, plot_breakdown, plot_evolution, plot_pareto, plot_validation
-    from nas.quality import ClipScore, TeacherDistance
+    from nas.plots import (
+        plot_block_values,
+        plot_breakdown,
+        plot_evolution,
+        plot_pareto,
+        plot_quality,
+        plot_validation,
+    )
+    from nas.quality import ClipScore, Evaluation, TeacherDistance, evaluate
     from nas.resources import bundled
     from nas.search import Evolution, evolve
     from nas.search_space import SearchSpace
@@ -31,6 +38,7 @@ __all__ = [
     "Architecture",
     "Block",
     "ClipScore",
+    "Evaluation",
     "Evolution",
     "EvolvedUNet",
     "ImageLatency",
@@ -41,11 +49,13 @@ __all__ = [
     "TeacherDistance",
     "Workload",
     "bundled",
+    "evaluate",
     "evolve",
     "plot_block_values",
     "plot_breakdown",
     "plot_evolution",
     "plot_pareto",
+    "plot_quality",
     "plot_validation",
 ]
 
@@ -53,6 +63,7 @@ _HOMES = {
     "Architecture": "nas.architecture",
     "Block": "nas.architecture",
     "ClipScore": "nas.quality",
+    "Evaluation": "nas.quality",
     "Evolution": "nas.search",
     "EvolvedUNet": "nas.supernet",
     "ImageLatency": "nas.latency",
@@ -63,11 +74,13 @@ _HOMES = {
     "TeacherDistance": "nas.quality",
     "Workload": "nas.workload",
     "bundled": "nas.resources",
+    "evaluate": "nas.quality",
     "evolve": "nas.search",
     "plot_block_values": "nas.plots",
     "plot_breakdown": "nas.plots",
     "plot_evolution": "nas.plots",
     "plot_pareto": "nas.plots",
+    "plot_quality": "nas.plots",
     "plot_validation": "nas.plots",
 }
 

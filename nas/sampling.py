@@ -5,6 +5,8 @@ Everything here takes the network as an argument and leaves the pipeline it came
 
 from __future__ import annotations
 
+import copy
+import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -193,18 +195,49 @@ def sample_latents(
     Returns:
         Latents `[b x c x h x w]` on the network's device and in its dtype.
     """
+    return sample_latents_with(
+        unet,
+        ddim_scheduler(scheduler),
+        prompt_embeds,
+        negative_embeds,
+        noise,
+        steps=steps,
+        guidance_scale=guidance_scale,
+    )
+
+
+@torch.no_grad()
+def sample_latents_with(
+    unet: nn.Module,
+    scheduler: Any,
+    prompt_embeds: Tensor,
+    negative_embeds: Tensor,
+    noise: Tensor,
+    *,
+    steps: int,
+    guidance_scale: float,
+    generators: Sequence[torch.Generator] | None = None,
+) -> Tensor:
+    """`sample_latents` with any diffusers scheduler as it is, DPM-Solver++ for instance, instead of DDIM.
+
+    `generators`, one a row, are where a scheduler that draws noise in its steps gets it from; the
+    scheduler is not changed.
+    """
     device, dtype = placement(unet)
-    ddim = ddim_scheduler(scheduler)
-    ddim.set_timesteps(steps, device=device)
-    options, outside = _told(unet, guidance_scale, len(noise), device, dtype)
+    scheduler = copy.deepcopy(scheduler)
+    scheduler.set_timesteps(steps, device=device)
+    takes_generator = "generator" in inspect.signature(scheduler.step).parameters
+    options = {"generator": list(generators)} if generators and takes_generator else {}
+    told, outside = _told(unet, guidance_scale, len(noise), device, dtype)
     contexts = prompt_embeds
     if outside > 1:
         contexts = torch.cat([negative_embeds.expand_as(prompt_embeds), prompt_embeds])
-    contexts, latents = contexts.to(device, dtype), noise.to(device, dtype)
+    contexts, latents = contexts.to(device, dtype), noise.to(device, dtype) * scheduler.init_noise_sigma
     with in_mode(unet, training=False):
-        for timestep in ddim.timesteps:
-            output = _guided_output(unet, latents, timestep, contexts, outside, options)
-            latents = ddim.step(output, timestep, latents, return_dict=False)[0]
+        for timestep in scheduler.timesteps:
+            scaled = scheduler.scale_model_input(latents, timestep)
+            output = _guided_output(unet, scaled, timestep, contexts, outside, told)
+            latents = scheduler.step(output, timestep, latents, return_dict=False, **options)[0]
     return latents
 
 

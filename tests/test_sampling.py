@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 import torch
 from conftest_pipeline import make_scheduler
-from diffusers import DDIMScheduler, EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler, PNDMScheduler
+from diffusers import (
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerAncestralDiscreteScheduler,
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    PNDMScheduler,
+    UniPCMultistepScheduler,
+)
 from torch import nn
 
 from nas import NasError
@@ -23,6 +31,7 @@ from nas.sampling import (
     require_text_only,
     require_text_to_image,
     sample_latents,
+    sample_latents_with,
     seeded_generator,
     to_uint8,
     truncated_prompts,
@@ -73,6 +82,47 @@ def test_a_network_that_is_told_the_guidance_is_run_once_a_step(tiny_pipeline, s
     expected = stock(tiny_pipeline, noise, guidance_scale=scale, output_type="latent")
     torch.testing.assert_close(latents, expected, rtol=1e-3, atol=1e-3)
     assert not torch.allclose(latents, sample(tiny_pipeline, scale=2.0, noise=noise), atol=0.05)
+
+
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+@pytest.mark.parametrize(
+    "scheduler",
+    [
+        DPMSolverMultistepScheduler(
+            timestep_spacing="trailing", prediction_type="v_prediction", rescale_betas_zero_snr=True
+        ),
+        UniPCMultistepScheduler(),
+        PNDMScheduler(skip_prk_steps=True, steps_offset=1),
+        EulerDiscreteScheduler(timestep_spacing="leading"),
+        EulerAncestralDiscreteScheduler(),
+    ],
+    ids=lambda scheduler: type(scheduler).__name__,
+)
+def test_any_scheduler_as_it_is_gives_the_latents_of_the_stock_pipeline(tiny_pipeline, scheduler, scale):
+    """Those that keep earlier outputs, scale their inputs, or draw noise in their steps."""
+    tiny_pipeline.scheduler = copy.deepcopy(scheduler)
+    noise = prompt_noise(len(PROMPTS), (4, 8, 8), seed=0)
+    options = {"guidance_scale": scale, "output_type": "latent", "generator": generators()}
+    expected = stock(tiny_pipeline, noise, **options)
+    before = dict(scheduler.config)
+    for _ in range(2):  # nothing is left from the first time
+        found = sample_latents_with(
+            tiny_pipeline.unet,
+            scheduler,
+            encode_prompts(tiny_pipeline, PROMPTS),
+            encode_empty(tiny_pipeline),
+            noise,
+            steps=4,
+            guidance_scale=scale,
+            generators=generators(),
+        )
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    assert dict(scheduler.config) == before
+    assert scheduler.num_inference_steps is None
+
+
+def generators():
+    return [torch.Generator().manual_seed(row) for row in range(len(PROMPTS))]
 
 
 def test_pictures_are_those_of_the_stock_pipeline(shared_pipeline):

@@ -6,6 +6,8 @@ import argparse
 import math
 from dataclasses import dataclass
 
+_MOST_NUMBERS = 1000
+
 
 @dataclass(frozen=True)
 class Budget:
@@ -71,6 +73,25 @@ def number(text: str) -> float:
     if not math.isfinite(value) or value < 0:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 0")
     return value
+
+
+def numbers(text: str) -> list[float]:
+    """Read "1:10:0.5" (both ends belong to it), or numbers of at least 0 with commas between them."""
+    try:
+        if ":" in text:
+            return _range(*(float(part) for part in text.split(":")))
+        return [number(part) for part in text.split(",")]
+    except (ValueError, TypeError, argparse.ArgumentTypeError):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} are not numbers; give FROM:TO:STEP such as 1:10:0.5, or numbers such as 1,2.5,7"
+        ) from None
+
+
+def _range(start: float, end: float, step: float) -> list[float]:
+    if not (0 <= start <= end < math.inf and 0 < step < math.inf and (end - start) / step < _MOST_NUMBERS):
+        raise ValueError
+    # The end belongs to it, though sums of a step miss it by a rounding.
+    return [round(start + index * step, 9) for index in range(int((end - start) / step + 1e-9) + 1)]
 
 
 def quantile(text: str) -> float:

@@ -1,4 +1,4 @@
-"""Plots of searches and tables. Each has one pure data function, and a matplotlib and a plotly twin that draw it."""
+"""Plots of searches, tables and evaluations: each a pure data function with a matplotlib and a plotly twin."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from nas.plots._breakdown import Bars, BreakdownData, breakdown_data, plot_break
 from nas.plots._evolution import EvolutionData, Stop, evolution_data, plot_evolution
 from nas.plots._pareto import ParetoData, Point, pareto_data, plot_pareto
 from nas.plots._pictures import plot_pictures
+from nas.plots._quality import QualityCurve, QualityData, QualityDot, plot_quality, quality_data
 from nas.plots._validation import Prediction, ValidationData, plot_validation, validation_data
 
 __all__ = [
@@ -18,6 +19,9 @@ __all__ = [
     "ParetoData",
     "Point",
     "Prediction",
+    "QualityCurve",
+    "QualityData",
+    "QualityDot",
     "Stop",
     "ValidationData",
     "block_value_data",
@@ -29,6 +33,8 @@ __all__ = [
     "plot_evolution",
     "plot_pareto",
     "plot_pictures",
+    "plot_quality",
     "plot_validation",
+    "quality_data",
     "validation_data",
 ]

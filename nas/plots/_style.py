@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BLUE, ORANGE, GREEN, GREY, INK = "#0072B2", "#D55E00", "#009E73", "#A8ADB4", "#2B2F36"
+SKY, PURPLE, AMBER = "#56B4E9", "#CC79A7", "#E69F00"
+# For lines that have no colour of their own; with their markers, as there may be more lines than colours.
+SERIES = (BLUE, ORANGE, GREEN, PURPLE, SKY, AMBER, INK)
+MARKERS = {"o": "circle", "s": "square", "^": "triangle-up", "D": "diamond", "v": "triangle-down", "X": "x"}
 KIND_COLOURS = {"resnet": BLUE, "attention": ORANGE}
 KIND_NAMES = {"resnet": "residual block", "attention": "attention block"}
 BACKENDS = ("matplotlib", "plotly")

@@ -96,7 +96,7 @@ class ClipScore:
         Raises:
             ModelError: the network does not fit the pipeline.
         """
-        _require_fit(unet, self._pipe.unet)
+        require_fit(unet, self._pipe.unet)
         started = time.perf_counter()
         parts = [self._cosines(unet, rows) for rows in self._batches(len(self.prompts))]
         values = finite_or(torch.cat(parts).double().cpu().numpy(), WORST_COSINE)
@@ -107,7 +107,7 @@ class ClipScore:
 
         The i-th picture starts from the same noise for every network.
         """
-        _require_fit(unet, self._pipe.unet)
+        require_fit(unet, self._pipe.unet)
         contexts = self._contexts if prompts is None else encode_prompts(self._pipe, check_prompts(prompts))
         parts = [self._pictures(unet, contexts[rows], rows.start) for rows in self._batches(len(contexts))]
         return np.concatenate([to_uint8(part) for part in parts])
@@ -176,7 +176,12 @@ def _guidance(value: float) -> float:
     return float(value)
 
 
-def _require_fit(unet: nn.Module, reference: nn.Module) -> None:
+def require_fit(unet: nn.Module, reference: nn.Module) -> None:
+    """Check that a network can stand in a pipeline for `reference`.
+
+    Raises:
+        ModelError: it takes or gives other channels, or other contexts.
+    """
     for field in ("in_channels", "out_channels", "cross_attention_dim"):
         have, want = getattr(unet.config, field), getattr(reference.config, field)
         if have != want:

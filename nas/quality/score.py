@@ -28,10 +28,10 @@ def mean_interval(values: np.ndarray) -> tuple[float, float, float]:
 
 @dataclass(frozen=True)
 class Difference:
-    """How much better one network is than another, from paired samples.
+    """How much one network's score, or distance from real pictures, differs from another's, from paired samples.
 
     Attributes:
-        mean: mean of the differences per sample; positive: the first network is better.
+        mean: mean of the differences per sample; positive: the first is better; of distances, negative.
         low: lower end of its 95 % interval.
         high: upper end of its 95 % interval.
     """

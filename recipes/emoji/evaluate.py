@@ -28,6 +28,7 @@ from transformers import CLIPModel
 from unet_model import TrainSet, predict
 
 import nas
+from nas.quality import kid
 
 GRID_COLUMNS = 20
 PATHS = 30
@@ -68,20 +69,6 @@ def generate(pipe: StableDiffusionPipeline, captions: list[str], steps: int, gui
     return np.stack(pictures)
 
 
-def kernel_distance(first: torch.Tensor, second: torch.Tensor) -> float:
-    """Unbiased squared MMD with KID's cubic kernel, between features [n x d] and [m x d]."""
-    width = first.shape[1]
-
-    def kernel(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-        return (left @ right.T / width + 1) ** 3
-
-    def within(features: torch.Tensor) -> torch.Tensor:
-        values, count = kernel(features, features), len(features)
-        return (values.sum() - values.diagonal().sum()) / (count * (count - 1))
-
-    return (within(first) + within(second) - 2 * kernel(first, second).mean()).item()
-
-
 @torch.no_grad()
 def pooled(clip: CLIPModel, images: np.ndarray) -> torch.Tensor:
     """Image features scaled to unit variance on average, for KID's kernel; float64."""
@@ -99,8 +86,8 @@ def generation_scores(clip: CLIPModel, pictures: np.ndarray, picks: list[int]) -
     others = pooled(clip, train.images[np.setdiff1d(drawn(train.pairs), picks)])
     return {"captions": len(picks), "own_caption_first": recall(found, 1), "own_caption_in_top_5": recall(found, 5),
             "real_pictures_own_caption_first": recall(real, 1), "real_pictures_own_caption_in_top_5": recall(real, 5),
-            "kid": kernel_distance(pooled(clip, pictures), others),
-            "kid_of_real_pictures": kernel_distance(pooled(clip, train.images[picks]), others)}  # fmt: skip
+            "kid": kid(pooled(clip, pictures), others).value,
+            "kid_of_real_pictures": kid(pooled(clip, train.images[picks]), others).value}  # fmt: skip
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nas.cli._values import Budget, budget, count, milliseconds, natural, number, quantile
+from nas.cli._values import Budget, budget, count, milliseconds, natural, number, numbers, quantile
 
 
 @pytest.mark.parametrize(
@@ -46,3 +46,35 @@ def test_numbers(read: object, good: dict, bad: list[str]) -> None:
     for text in bad:
         with pytest.raises(argparse.ArgumentTypeError, match=r"is not a (whole )?number"):
             read(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("1:3:0.5", [1, 1.5, 2, 2.5, 3]),
+        ("0:0.3:0.1", [0, 0.1, 0.2, 0.3]),
+        ("1:2:0.4", [1, 1.4, 1.8]),
+        ("4:4:1", [4]),
+        ("7,1,2.5", [7, 1, 2.5]),
+        ("0", [0]),
+    ],
+)
+def test_rows_of_numbers(text: str, expected: list[float]) -> None:
+    assert numbers(text) == expected
+
+
+@given(st.integers(0, 20), st.integers(1, 400), st.integers(1, 9))
+def test_a_range_holds_both_ends(start: int, count: int, tenths: int) -> None:
+    end = start + count * tenths / 10
+    values = numbers(f"{start}:{end}:{tenths / 10}")
+    assert len(values) == count + 1
+    assert values[-1] == pytest.approx(end)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "1,", "1:2", "1:2:0", "1:2:-1", "2:1:1", "-1:2:1", "1:2:3:4", "0:1:nan", "0:inf:1", "0:1e9:1e-9", "-1", "x"],
+)
+def test_bad_rows_of_numbers(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match="are not numbers; give FROM:TO:STEP"):
+        numbers(text)
