@@ -32,12 +32,12 @@ def prune_decoder(
     """Take channels out of an autoencoder's decoder at every level (paper §3, https://arxiv.org/abs/2306.00980).
 
     Channels that are added up somewhere are taken out together (see `nas.decoder._channels`); those stay for which the
-    norm of all weights that write them, times the norm of all that read them, is largest. Channels that a group norm
-    normalises together stay or go together as well, so what stays is normalised by the very statistics of the
-    original: a level keeps a share of its groups, at least one, and the groups keep their size. Weights of what stays
-    are the original's; in an attention, queries are scaled so that products with fewer channels are divided by as
-    much as before. With `latents`, the weights are then refitted layer by layer in closed form (`nas.decoder._refit`),
-    which is worth many steps of training. Encoder and quantising convolutions are copied as they are.
+    norm of all weights that read them is largest. Channels that a group norm normalises together stay or go together as
+    well, so what stays is normalised by the very statistics of the original: a level keeps a share of its groups, at
+    least one, and the groups keep their size. Weights of what stays are the original's; in an attention, queries are
+    scaled so that products with fewer channels are divided by as much as before. With `latents`, the weights are then
+    refitted layer by layer in closed form (`nas.decoder._refit`), which on the bundled autoencoder is worth more than a
+    hundred steps of training. Encoder and quantising convolutions are copied as they are.
 
     Args:
         vae: an `AutoencoderKL` (also one that was pruned before) or an `AutoencoderTiny`; left as it is.

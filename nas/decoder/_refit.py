@@ -129,8 +129,9 @@ def _solve(layer: nn.Module, inputs: Tensor, wanted: Tensor) -> None:
             x = functional.pad(x, (0, 1), value=1.0)
         left += x.T @ x
         right += x.T @ y
-    ridge = _RIDGE * left.diagonal().mean()
-    found = torch.linalg.solve(left + ridge * torch.eye(unknowns, dtype=torch.double), right + ridge * inherited)
+    energy = left.diagonal()
+    ridge = _RIDGE * energy + 1e-6 * energy.mean() + 1e-12
+    found = torch.linalg.solve(left + ridge.diag(), right + ridge[:, None] * inherited)
     if layer.bias is not None:
         layer.bias.copy_(found[-1])
         found = found[:-1]
