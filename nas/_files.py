@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import shutil
 import tempfile
@@ -35,6 +36,13 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     finally:
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_leftovers(path: str | os.PathLike[str]) -> None:
+    """Remove what `replacing(path)` left behind where its process was killed; nobody may be writing `path` now."""
+    target = Path(path)
+    for folder in target.parent.glob(f".{glob.escape(target.name)}.*"):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _swap_in(temporary: Path, target: Path, folder: Path) -> None:

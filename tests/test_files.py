@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import errno
+import shutil
 
 import pytest
 
-from nas._files import replacing, require_writable, write_text_atomically
+from nas._files import remove_leftovers, replacing, require_writable, write_text_atomically
 from nas.errors import StorageError
 
 
@@ -53,3 +54,16 @@ def test_what_cannot_be_written_is_known_before(tmp_path):
     (tmp_path / "blocked").touch()
     with pytest.raises(StorageError, match="cannot write"):
         require_writable(tmp_path / "blocked" / "file")
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path):
+    target, other = tmp_path / "run[1].pt", tmp_path / ".run1.pt.x"
+    target.write_text("kept")
+    other.mkdir()
+    with replacing(target) as temporary:
+        temporary.write_text("new")
+        # As if it were killed here: what it wrote stays, beside the file.
+        shutil.copytree(temporary.parent, tmp_path / f"{temporary.parent.name}x")
+    assert len(list(tmp_path.iterdir())) == 3
+    remove_leftovers(target)
+    assert set(tmp_path.iterdir()) == {target, other}

@@ -112,7 +112,8 @@ def train(
         steps: in all, those before an interruption included; 0 does nothing.
         identity: what else decides the weights (fingerprints of data and teacher): a checkpoint made with something
             else is refused. Numbers, texts, None.
-        accelerator: of many processes and mixed precision; None: one process, nothing is moved.
+        accelerator: of many processes and mixed precision, for this training alone: it is emptied at the end. None: one
+            process, nothing is moved.
         checkpoint: a file to write every `every` steps and at the end, by the main process. If it exists, the run goes
             on from it, to the same weights bit for bit as without the interruption.
         every: steps between checkpoints.

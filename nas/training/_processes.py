@@ -143,11 +143,12 @@ def gradient_checkpoints(network: nn.Module, wanted: bool) -> Iterator[None]:
     if not wanted or (model is not None and model.is_gradient_checkpointing):
         yield
         return
-    if model is None or not model._supports_gradient_checkpointing:
+    try:
+        model.enable_gradient_checkpointing()
+    except (AttributeError, ValueError) as error:
         raise ModelError(
             f"{type(network).__name__} cannot do gradient checkpointing; give gradient_checkpointing=False"
-        )
-    model.enable_gradient_checkpointing()
+        ) from error
     try:
         yield
     finally:

@@ -56,8 +56,9 @@ def robust_train(
     Where the schedule asks for several paths a step (`nas.supernet.sandwich`), all of them see the same batch and the
     loss is their mean; the teacher runs once for all.
 
-    Several processes (`accelerate launch`) draw the same path and the same batch and share the batch among them, so
-    that their number changes nothing but the time.
+    Several processes (a script with `accelerator=Accelerator(mixed_precision="bf16")`, started by `accelerate launch`)
+    draw the same path and the same batch and share the batch among them, so that their number changes nothing but the
+    time. Each gives the same data and teacher; all end with the same weights.
 
     Args:
         supernet: the network.

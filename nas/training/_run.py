@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from nas._files import remove_leftovers
 from nas.errors import ModelError
 from nas.sampling import require_whole_number
 from nas.training._checkpoint import load_checkpoint, save_checkpoint
@@ -45,6 +46,8 @@ class Run:
         self.optimizer = make_optimizer(self.parameters, settings)
         self.losses: dict[str, list[float]] = {}
         self._average = [] if settings.ema_decay is None else [p.detach().clone() for p in self.parameters]
+        if path is not None and accelerator.is_main_process:
+            remove_leftovers(path)
         self._resume()
 
     @property

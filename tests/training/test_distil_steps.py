@@ -97,18 +97,22 @@ def test_a_student_that_lands_where_diffusers_does_has_no_loss(teacher, training
     assert log.losses[0] < 1e-6 * itself.losses[0]
 
 
-def test_it_comes_closer_to_the_teachers_pictures(small_unet, training_data):
+@pytest.mark.parametrize(("w", "fold"), [(1.0, False), (3.0, False), (3.0, True)], ids=["plain", "guided", "folded"])
+def test_it_comes_closer_to_the_teachers_pictures(small_unet, training_data, w, fold):
     student = copy.deepcopy(small_unet)
+    if fold:
+        fold_guidance(student, width=8)
     noise, contexts = torch.randn(8, 4, 8, 8, generator=torch.Generator().manual_seed(9)), training_data.contexts[:8]
 
     def pictures(network, steps):
         empty = training_data.empty_context
-        return sample_latents(network, SCHEDULER, contexts, empty, noise, steps=steps, guidance_scale=1.0)
+        return sample_latents(network, SCHEDULER, contexts, empty, noise, steps=steps, guidance_scale=w)
 
     wanted = pictures(small_unet, 2 * STEPS)
     before = (pictures(student, STEPS) - wanted).square().mean()
-    options = {**OPTIONS, "steps": 60, "batch_size": 8, "learning_rate": 1e-3}
-    distil_steps(student, small_unet, training_data, guided_share=0.0, original_share=0.0, **options)
+    options = {**OPTIONS, "steps": 40, "batch_size": 8, "learning_rate": 1e-3}
+    guidance = {"guided_share": 0.0 if w == 1 else 1.0, "guidance_range": (3.0, 3.0)}
+    distil_steps(student, small_unet, training_data, original_share=0.0, **guidance, **options)
     after = (pictures(student, STEPS) - wanted).square().mean()
     assert before > 0
     assert after < 0.7 * before

@@ -11,6 +11,7 @@ from diffusers import DDPMScheduler
 
 from nas import NasError, Supernet
 from nas.errors import ModelError, SearchError
+from nas.supernet import sandwich
 from nas.training import Batches, TrainingData, robust_train
 
 SCHEDULER = make_scheduler()
@@ -165,6 +166,8 @@ def test_a_teacher_that_shares_weights_is_refused(small_unet, supernet, training
         ({"gradient_clip": float("nan")}, "gradient_clip is nan"),
         ({"ema_decay": 1.0}, r"ema_decay is 1\.0"),
         ({"data_weight": -1.0}, r"data_weight is -1\.0"),
+        ({"feature_weight": "much"}, "feature_weight is 'much'"),
+        ({"accumulate": 0}, "accumulate is 0"),
         ({"every": 0}, "every is 0"),
         ({"empty_context_share": 2}, "empty_context_share is 2"),
     ],
@@ -201,3 +204,30 @@ def test_checkpoints_of_other_runs_are_refused(small_unet, teacher, training_dat
 def test_a_teacher_in_another_precision(small_unet, teacher, training_data):
     exact = train(copy.deepcopy(small_unet), teacher, training_data, steps=1).losses
     assert train(small_unet, teacher.bfloat16(), training_data, steps=1).losses == pytest.approx(exact, rel=0.1)
+
+
+def test_a_step_of_several_paths_is_their_mean_on_one_batch(supernet, teacher, training_data):
+    twin, calls = copy.deepcopy(supernet), []
+    teacher.conv_in.register_forward_hook(lambda part, given, said: calls.append(len(given[0])))
+    supernet.skip_schedule = sandwich(0.5, draws=2)
+    log = train(supernet, teacher, training_data, steps=1)
+    assert calls == [2]
+    batch = Batches(training_data, SCHEDULER, batch_size=2).draw(0, twin)
+    twin.skip_schedule = sandwich(0.5, draws=2)
+    with torch.no_grad():
+        said = teacher(batch.noisy, batch.timesteps, batch.contexts).sample
+        outputs = [
+            twin(batch.noisy, batch.timesteps, batch.contexts, architecture=path).sample for path in twin.draw_paths()
+        ]
+    assert len(outputs) == 4
+    losses = [((output - said).square().sum() / said.square().sum()).item() for output in outputs]
+    assert log.losses == pytest.approx([sum(losses) / 4], rel=1e-5)
+
+
+def test_all_losses_are_logged(supernet, teacher, training_data):
+    log = train(supernet, teacher, training_data, data_weight=0.5, feature_weight=0.25)
+    assert set(log.parts) == {"output", "data", "features"}
+    parts = zip(*(log.parts[name] for name in ("output", "data", "features")), strict=True)
+    assert log.losses == pytest.approx([output + 0.5 * data + 0.25 * features for output, data, features in parts])
+    plain = train(supernet, None, training_data)
+    assert plain.parts == {"data": plain.losses}

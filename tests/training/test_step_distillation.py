@@ -18,6 +18,7 @@ from nas.training.step_distillation import (
     draw_guidance,
     guidance_gain,
     guided,
+    plain_and_guided,
     step_loss,
     step_timesteps,
     teacher_target,
@@ -281,3 +282,42 @@ def test_mistakes_are_named():
     levels = two_steps(schedule, *(torch.tensor([place]) for place in (9, 5, -1)), like=z)
     with pytest.raises(NasError, match="give empty="):
         teacher_target(wavy, z, levels, contexts, guidance=2.0)
+
+
+@pytest.mark.parametrize("w", [[1.0, 3.0, 1.0, 7.5], [2.0] * 4, [1.0] * 4])
+def test_samples_without_guidance_are_evaluated_once(w):
+    counts = []
+
+    def counting(z, timesteps, contexts):
+        counts.append(len(z))
+        return wavy(z, timesteps, contexts)
+
+    z, contexts, empty, places = (
+        draw(0, 4, 4, 3, 3),
+        draw(1, 4, 5, 2),
+        draw(2, 1, 5, 2),
+        torch.tensor([9, 99, 499, 999]),
+    )
+    w = torch.tensor(w, dtype=torch.float64)
+    plain, led = plain_and_guided(counting, z, places, contexts, empty, w)
+    assert counts == [4 + (w != 1).sum().item()]
+    branches = both_branches(wavy, z, places, contexts, empty)
+    torch.testing.assert_close(plain, branches[0])
+    torch.testing.assert_close(led, guided(*branches, w))
+    for wrong in (torch.ones(3), torch.full((5,), 2.0)):
+        with pytest.raises(NasError, match=r"give a number or \[4\]"):
+            plain_and_guided(wavy, z, places, contexts, empty, wrong)
+
+
+def test_the_gradient_goes_through_both_branches():
+    scale = torch.tensor(1.0, dtype=torch.float64, requires_grad=True)
+    z, contexts, empty, places = draw(0, 2, 4, 3, 3), draw(1, 2, 5, 2), draw(2, 1, 5, 2), torch.tensor([9, 99])
+
+    def student(z, timesteps, contexts):
+        return scale * wavy(z, timesteps, contexts)
+
+    _, led = plain_and_guided(student, z, places, contexts, empty, torch.tensor([1.0, 4.0]))
+    led.sum().backward()
+    with torch.no_grad():
+        expected = guided(*both_branches(wavy, z, places, contexts, empty), torch.tensor([1.0, 4.0])).sum()
+    torch.testing.assert_close(scale.grad, expected)
