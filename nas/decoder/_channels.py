@@ -8,6 +8,7 @@ convolutions of a residual block, and inside of an attention, are sets of their 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -183,32 +184,39 @@ def group_size_of(channels: ChannelSet, decoder: nn.Module) -> int:
 
 
 @torch.no_grad()
-def importance(channels: ChannelSet, decoder: nn.Module) -> Tensor:
-    """How much each channel matters `[n]`: the L2 norm of all that writes it, times that of all that reads it.
+def importance(channels: ChannelSet, decoder: nn.Module, activity: Mapping[str, Tensor] | None = None) -> Tensor:
+    """How much each channel matters `[n]`: the L2 norm of all weights that read it.
 
-    Weights that read through a norm count with the norm's own scale and shift. A channel that nothing writes, or that
-    nothing reads, has 0.
+    With `activity`, by name of a layer the variance of each of its inputs, weights count with the standard deviation of
+    what they read; otherwise those that read through a norm count with the norm's own scale and shift. Where queries
+    and keys meet it is the product of both norms. A channel that nothing writes, or that nothing reads, has 0.
+
+    On the bundled autoencoder and on TAESD this chose better than the norm of what writes, or than the product of both:
+    a group norm takes away whatever scale a channel was written with. On TAESD activity is worth 10 dB: without norms,
+    large weights read what hardly ever varies.
     """
     written = sum(_energy(use, decoder) for use in channels.writers)
-    read = sum(_energy(use, decoder) for use in channels.readers)
-    return (written * read).sqrt()
+    read = sum(_energy(use, decoder, activity) * (written if use.dim == OUT else 1) for use in channels.readers)
+    return (read * (written > 0)).sqrt()
 
 
-def _energy(use: Use, decoder: nn.Module) -> Tensor:
+def _energy(use: Use, decoder: nn.Module, activity: Mapping[str, Tensor] | None = None) -> Tensor:
     module = decoder.get_submodule(use.name)
     energy = module.weight.double().transpose(0, use.dim).flatten(1).square().sum(1)
     if use.dim == OUT and module.bias is not None:
         energy = energy + module.bias.double().square()
+    if activity is not None and use.dim == IN:
+        return energy * activity[use.name]
     if use.norm is not None:
         norm = decoder.get_submodule(use.norm)
         energy = energy * (norm.weight.double().square() + norm.bias.double().square())
     return energy
 
 
-def ranking(channels: ChannelSet, decoder: nn.Module) -> Tensor:
+def ranking(channels: ChannelSet, decoder: nn.Module, activity: Mapping[str, Tensor] | None = None) -> Tensor:
     """All channels `[n]`, those that matter most first; channels that are normalised together stay together."""
     size = group_size_of(channels, decoder)
-    groups = importance(channels, decoder).square().unflatten(0, (-1, size)).sum(1)
+    groups = importance(channels, decoder, activity).square().unflatten(0, (-1, size)).sum(1)
     order = torch.sort(groups, descending=True, stable=True).indices
     return (order[:, None] * size + torch.arange(size, device=order.device)).flatten()
 

@@ -52,6 +52,22 @@ def refit(
             decoded(model, latents)
 
 
+@torch.no_grad()
+def activity_of(vae: nn.Module, latents: Tensor) -> dict[str, Tensor]:
+    """By name of a decoder's layer, the variance of each of its inputs when it decodes these latents `[inputs]`."""
+    found: dict[str, Tensor] = {}
+
+    def note(name: str, layer: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        found[name] = _rows(args[0]).double().var(0, unbiased=False)
+
+    with ExitStack() as stack, in_mode(vae, training=False):
+        for name, module in vae.decoder.named_modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                stack.callback(module.register_forward_hook(partial(note, name)).remove)
+        decoded(vae, latents)
+    return found
+
+
 class _Recorder:
     """Inputs of residual blocks and outputs of layers `[positions x channels]` of one forward pass."""
 
@@ -129,8 +145,9 @@ def _solve(layer: nn.Module, inputs: Tensor, wanted: Tensor) -> None:
             x = functional.pad(x, (0, 1), value=1.0)
         left += x.T @ x
         right += x.T @ y
-    ridge = _RIDGE * left.diagonal().mean()
-    found = torch.linalg.solve(left + ridge * torch.eye(unknowns, dtype=torch.double), right + ridge * inherited)
+    energy = left.diagonal()
+    ridge = _RIDGE * energy + 1e-6 * energy.mean() + 1e-12
+    found = torch.linalg.solve(left + ridge.diag(), right + ridge[:, None] * inherited)
     if layer.bias is not None:
         layer.bias.copy_(found[-1])
         found = found[:-1]

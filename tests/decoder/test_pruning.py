@@ -106,8 +106,8 @@ def test_groups_whose_weights_are_largest_stay():
     # Of the eight channels of the first up-sampler's stream, four pairs.
     ranked = next(s for s in channel_sets(vae.decoder) if s.writers[0].name == "up_blocks.1.resnets.0.conv_shortcut")
     with torch.no_grad():
-        for use in ranked.writers:
-            vae.decoder.get_submodule(use.name).weight[6:9] *= 10
+        for use in ranked.readers:
+            vae.decoder.get_submodule(use.name).weight[:, 6:9] *= 10
     slim = prune_decoder(vae, (1.0, 0.25, 1.0))
     assert torch.equal(
         slim.decoder.up_blocks[1].resnets[0].conv_shortcut.weight,
