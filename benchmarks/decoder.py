@@ -5,7 +5,7 @@ seen: parameters, time (both measured in turns, in one run) and PSNR between the
 they were inherited, refitted in closed form, and distilled.
 
     python benchmarks/decoder.py --vae emoji --steps 3000 --workdir run --json decoder_emoji.json
-    python benchmarks/decoder.py --vae taesd --steps 3000 --workdir run --json decoder_taesd.json
+    python benchmarks/decoder.py --vae taesd --weights TAESD --photos PHOTOS --steps 3000 --workdir run
 
 `emoji` is the bundled autoencoder: it learns on latents that the bundled UNet sampled for train captions and encoded
 validation pictures; unseen are encoded test pictures and latents sampled for test captions. `taesd` is TAESD (MIT,
@@ -41,10 +41,9 @@ from nas.decoder import (
 )
 from nas.errors import NasError
 from nas.latency import measure_decoders_ms
-from nas.quality import load_captions
+from nas.quality import load_captions, load_pictures
 from nas.training import synthetic_data
 
-DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 # Latents are cut into pieces of so many rows and columns: 128 x 128 pixels.
 PIECE = 16
 # Latents on which weights are refitted.
@@ -92,8 +91,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--samples", type=int, default=512, help="latents that the UNet samples to learn on")
     parser.add_argument("--pictures", type=int, default=200, help="unseen ones of each kind, at most")
     parser.add_argument("--workdir", type=Path, help="for checkpoint, sampled latents and the slim autoencoder")
-    parser.add_argument("--weights", type=Path, default=DATA / "taesd", help="folder of TAESD's safetensors files")
-    parser.add_argument("--photos", type=Path, default=DATA / "coco_photos" / "images", help="folder of photos")
+    parser.add_argument("--weights", type=Path, help="folder of TAESD's safetensors files")
+    parser.add_argument("--photos", type=Path, help="folder of photos")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--json", type=Path, help="file for all figures")
     return parser.parse_args(argv)
@@ -158,8 +157,7 @@ def times(slim: nn.Module, subject: Subject) -> dict[str, Any]:
 
 
 def emoji(arguments: argparse.Namespace) -> Subject:
-    folder = nas.bundled("emoji")
-    pipe = StableDiffusionPipeline.from_pretrained(folder, local_files_only=True)
+    pipe = StableDiffusionPipeline.from_pretrained(nas.bundled("emoji"), local_files_only=True)
     sampled = {
         split: synthetic_data(
             pipe,
@@ -172,34 +170,25 @@ def emoji(arguments: argparse.Namespace) -> Subject:
             ("test", load_captions("emoji", "test", count=64), 2),
         )
     }
-    encoded = {split: encode_pictures(pipe.vae, sheet(folder, split)) for split in ("validation", "test")}
+    encoded = {
+        split: encode_pictures(pipe.vae, values(load_pictures("emoji", split))) for split in ("validation", "test")
+    }
     learned = torch.cat([sampled["train"], encoded["validation"]])
     unseen = {"encoded": encoded["test"][: arguments.pictures], "sampled": sampled["test"][: arguments.pictures]}
     return Subject(pipe.vae, GivenLatents(learned), unseen, tuple(learned.shape[2:]))
-
-
-def sheet(folder: Path, split: str, *, side: int = 64) -> Tensor:
-    """The bundled pictures of a split `[n x 3 x h x w]`, which lie in rows on one large picture."""
-    with Image.open(folder / "pictures" / f"{split}.png") as file:
-        whole = pixels(file)
-    tiles = whole.unfold(1, side, side).unfold(2, side, side).permute(1, 2, 0, 3, 4).flatten(0, 1)
-    return tiles[: len(load_captions("emoji", split))].contiguous()
-
-
-def pixels(picture: Image.Image) -> Tensor:
-    """A picture `[3 x h x w]`, values from 0 to 1."""
-    return torch.from_numpy(np.asarray(picture.convert("RGB")).copy()).permute(2, 0, 1).float() / 255
 
 
 # An autoencoder from elsewhere.
 
 
 def taesd(arguments: argparse.Namespace) -> Subject:
+    if arguments.weights is None or arguments.photos is None:
+        raise NasError("TAESD is not part of this project: say with --weights and --photos where it and photos lie")
     vae = load_taesd(arguments.weights)
     files = sorted(arguments.photos.glob("*.jpg"))
     if len(files) < 5:
         raise NasError(f"there are {len(files)} photos in {arguments.photos}; give a folder of .jpg with --photos")
-    latents = encode_pictures(vae, torch.stack([photo(file) for file in files]), batch_size=4)
+    latents = encode_pictures(vae, photos(files), batch_size=4)
     is_unseen = torch.arange(len(files)) % 5 == 4
     learned = latents[~is_unseen]
     unseen = {"photos": latents[is_unseen][: arguments.pictures]}
@@ -218,9 +207,18 @@ def load_taesd(folder: Path) -> AutoencoderTiny:
     return vae.eval()
 
 
-def photo(file: Path, *, side: int = 256) -> Tensor:
-    with Image.open(file) as picture:
-        return pixels(picture.resize((side, side)))
+def photos(files: list[Path], *, side: int = 256) -> Tensor:
+    """Photos squeezed into squares `[n x 3 x side x side]`, values from 0 to 1."""
+    found = []
+    for file in files:
+        with Image.open(file) as picture:
+            found.append(np.asarray(picture.convert("RGB").resize((side, side))))
+    return values(np.stack(found))
+
+
+def values(pictures: np.ndarray) -> Tensor:
+    """Bytes `[n x h x w x 3]` as values from 0 to 1 `[n x 3 x h x w]`."""
+    return torch.from_numpy(pictures.copy()).permute(0, 3, 1, 2).float() / 255
 
 
 SUBJECTS = {"emoji": emoji, "taesd": taesd}

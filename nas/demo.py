@@ -60,7 +60,7 @@ class Settings:
         timing: how long to measure.
     """
 
-    search_prompts: int = 32
+    search_prompts: int = 64
     search_steps: int = 4
     report_prompts: int = 64
     picture_prompts: int = 10
@@ -75,7 +75,7 @@ class Settings:
     ema_decay: float = 0.98
     group_size: int | float = 0.5
     candidates: int | None = 6
-    first_look: int | None = 12
+    first_look: int | None = 24
     seed: int = 0
     timing: Timing = field(
         default_factory=lambda: Timing(min_seconds=0.5, max_seconds=1.0, passes=3, extra_seconds=20.0)
