@@ -13,7 +13,7 @@ class Row:
     """A measured latency.
 
     Attributes:
-        median_ms: median over the faster half of the samples, in ms; of long executions that of each part, added up.
+        median_ms: median over the faster half of the samples, in ms; of long executions in parts the fastest of each.
         spread_ms: all samples' interquartile range, in ms.
         count: timed executions.
         drift: how far the canary (a small fixed workload timed around each sample) was from its usual time, as a signed
