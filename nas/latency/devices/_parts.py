@@ -23,8 +23,8 @@ def ends_of_parts(module: nn.Module) -> Iterator[list[int]]:
         ends.append(perf_counter_ns())
 
     lists = [part for part in module.modules() if isinstance(part, nn.ModuleList)]
-    # Weights may be shared, and so may modules: one hook each.
-    members = {id(member): member for members in lists for member in members}
+    # Modules may be shared: one hook each. Where an optional one is missing, diffusers has a None in its list.
+    members = {id(member): member for members in lists for member in members if member is not None}
     hooks = [member.register_forward_hook(note) for member in members.values()]
     try:
         yield ends

@@ -90,7 +90,7 @@ def test_eager_executions_are_timed_in_parts_that_add_up() -> None:
     class Naps(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.parts = nn.ModuleList([nn.ReLU(), nn.Sequential(nn.ModuleList([nn.ReLU()]), nn.ReLU())])
+            self.parts = nn.ModuleList([nn.ReLU(), nn.Sequential(nn.ModuleList([nn.ReLU(), None]), nn.ReLU())])
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             self.parts[0](x)
