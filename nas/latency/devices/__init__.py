@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from nas.latency.devices._device import Device, Runnable, RunnableInParts
+from nas.latency.devices._memory import keep_freed_memory
 from nas.latency.devices._registry import device_names, get_device
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ __all__ = [
     "convert_to_coreml",
     "device_names",
     "get_device",
+    "keep_freed_memory",
     "read_coreml",
 ]
 

@@ -18,6 +18,7 @@ from torch.utils import _pytree as pytree
 from nas.errors import DeviceError
 from nas.latency.devices._device import require_precision
 from nas.latency.devices._machine import machine, require_threads, versions
+from nas.latency.devices._memory import keep_freed_memory
 from nas.latency.devices._parts import ends_of_parts
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -45,6 +46,8 @@ class TorchDevice:
     that is timed compiles. A CUDA graph is captured then, and executions replay it: no launch costs are left
     (https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs). On CUDA neither has been run by the authors.
 
+    On the CPU the process keeps what it frees, from the first module loaded: see `keep_freed_memory`.
+
     Args:
         kind: "cpu", "cuda" or "mps".
         mode: "eager", "compiled", or "graph" (CUDA alone).
@@ -71,6 +74,8 @@ class TorchDevice:
             found |= {"cpu": found["hardware"], "hardware": torch.cuda.get_device_name()}
             found |= {"cuda": str(torch.version.cuda), "cudnn": str(torch.backends.cudnn.version())}
             found |= {"tf32": torch.backends.cuda.matmul.allow_tf32}
+        if self.home == "cpu":
+            found |= {"keeps_freed_memory": keep_freed_memory()}
         return {**found, "threads": self.threads, "mode": self.mode, **versions("torch", "diffusers")}
 
     def load(
@@ -85,6 +90,8 @@ class TorchDevice:
         """See `Device.load`. A module that is in the right precision and place already is run as it is, not copied."""
         require_precision(precision)
         dtype, home = DTYPES[precision], torch.device(self.home)
+        if self.home == "cpu":
+            keep_freed_memory()
         with _explained(self.name, precision):
             first = placed(module, home, dtype)
             modules = [first, *(copy.deepcopy(first) for _ in range(instances - 1))]
