@@ -5,7 +5,7 @@ of an image and UNet iterations a second, 20 steps under guidance, on iPhones, i
 are left out: models are loaded anew inside the loop. Text encoder, decoder and what lies between are not listed; they
 are one constant, fitted to the other rows only (leave one out):
 
-    python benchmarks/image_latency.py --json image_latency.json
+    python benchmarks/image_latency.py --data apple_sd_benchmarks.json --json image_latency.json
 
 The file given by --data is a list of mappings with device, model, steps, iters_per_s, end_to_end_s and reduce_memory.
 """
@@ -24,8 +24,6 @@ import numpy as np
 
 from nas import ImageLatency
 from nas._files import write_text_atomically
-
-DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "latency_apple" / "apple_sd_benchmarks.json"
 
 
 @dataclass(frozen=True)
@@ -68,7 +66,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--data", type=Path, default=DATA, help="the published rows")
+    parser.add_argument("--data", type=Path, required=True, help="the published rows, as JSON")
     parser.add_argument("--json", type=Path, help="file for all figures")
     return parser.parse_args(argv)
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -12,19 +11,11 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.models.autoencoders.vae import Decoder
 from torch import nn
 
+from nas._config import with_parameters_of
 from nas.decoder._channels import channel_sets, count_of
 from nas.errors import ModelError
 
 OWN_FIELDS = ("decoder_block_out_channels", "decoder_norm_num_groups", "decoder_shortcuts")
-
-
-def _with_parameters_of_autoencoder(init: Callable[..., None]) -> Callable[..., None]:
-    """Declare the parameters that `**vae_config` stands for: diffusers reads a config's keys off the signature."""
-    own = [p for p in inspect.signature(init).parameters.values() if p.kind is not p.VAR_KEYWORD]
-    inherited = list(inspect.signature(AutoencoderKL.__init__).parameters.values())[1:]
-    keyword_only = [p.replace(kind=p.KEYWORD_ONLY) for p in inherited]
-    init.__signature__ = inspect.Signature([*own, *keyword_only])
-    return init
 
 
 class SlimAutoencoderKL(AutoencoderKL):
@@ -50,7 +41,7 @@ class SlimAutoencoderKL(AutoencoderKL):
     __module__ = "nas.decoder"
 
     @register_to_config
-    @_with_parameters_of_autoencoder
+    @with_parameters_of(AutoencoderKL)
     def __init__(
         self,
         *,

@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
 from typing import Any
 
 from diffusers import UNet2DConditionModel
 from diffusers.configuration_utils import register_to_config
 
+from nas._config import with_parameters_of
 from nas.architecture import Architecture
 from nas.errors import ArchitectureError
 from nas.search_space import SearchSpace
 from nas.unet import apply_architecture
-
-
-def _with_parameters_of_unet(init: Callable[..., None]) -> Callable[..., None]:
-    """Declare the parameters that `**unet_config` stands for: diffusers reads a config's keys off the signature."""
-    own = [p for p in inspect.signature(init).parameters.values() if p.kind is not p.VAR_KEYWORD]
-    inherited = list(inspect.signature(UNet2DConditionModel.__init__).parameters.values())[1:]
-    keyword_only = [p.replace(kind=p.KEYWORD_ONLY) for p in inherited]
-    init.__signature__ = inspect.Signature([*own, *keyword_only])
-    return init
 
 
 class EvolvedUNet(UNet2DConditionModel):
@@ -44,7 +34,7 @@ class EvolvedUNet(UNet2DConditionModel):
     __module__ = "nas.supernet"
 
     @register_to_config
-    @_with_parameters_of_unet
+    @with_parameters_of(UNet2DConditionModel)
     def __init__(self, *, architecture: str | None = None, space_name: str | None = None, **unet_config: Any) -> None:
         # Read first, so that bad text is refused before anything large is built.
         parsed = None if architecture is None else _parse(architecture)
