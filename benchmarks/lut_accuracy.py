@@ -168,8 +168,8 @@ def naive_ms(table: LatencyTable, architecture: Architecture) -> float:
     total_ms, workload = 0.0, table.workload
     for block in table.space.blocks:
         runs = architecture.runs(block)
-        total_ms += min(runs, 1) * table.rows[block.signature(workload)].median_ms
-        total_ms += max(runs - 1, 0) * table.rows[block.signature(workload, copy=True)].median_ms
+        total_ms += min(runs, 1) * table.rows[block.signature(workload)].latency_ms
+        total_ms += max(runs - 1, 0) * table.rows[block.signature(workload, copy=True)].latency_ms
     return total_ms
 
 
@@ -179,13 +179,13 @@ def macs_model(table: LatencyTable, wholes: Mapping[Architecture, Row]) -> Model
     def macs(architecture: Architecture) -> int:
         return network_macs(table.space, table.workload, architecture)
 
-    constant = statistics.median(row.median_ms / macs(architecture) for architecture, row in wholes.items())
+    constant = statistics.median(row.latency_ms / macs(architecture) for architecture, row in wholes.items())
     return lambda architecture: constant * macs(architecture)
 
 
 def forest_model(table: LatencyTable, wholes: Mapping[Architecture, Row]) -> Model:
     forest = random_forest()(n_estimators=500, random_state=0)
-    forest.fit([block_counts(table, network) for network in wholes], [row.median_ms for row in wholes.values()])
+    forest.fit([block_counts(table, network) for network in wholes], [row.latency_ms for row in wholes.values()])
     return lambda architecture: float(forest.predict([block_counts(table, architecture)])[0])
 
 

@@ -162,15 +162,15 @@ def _document(lut: LatencyTable) -> dict[str, Any]:
 
 def _text(lut: LatencyTable) -> str:
     rows = [
-        (signature, f"{row.median_ms:.3f}", f"{row.spread_ms:.3f}", row.count) for signature, row in lut.rows.items()
+        (signature, f"{row.latency_ms:.3f}", f"{row.spread_ms:.3f}", row.count) for signature, row in lut.rows.items()
     ]
     base = lut.base
     what = "base: the network with every block skipped"
-    rows.append((what, f"{base.median_ms:.3f}", f"{base.spread_ms:.3f}", base.count))
+    rows.append((what, f"{base.latency_ms:.3f}", f"{base.spread_ms:.3f}", base.count))
     parts = [
         f"{lut.space.name}, {lut.workload.describe()}",
         columns(((name, value) for name, value in lut.provenance.items())),
-        columns(rows, header=("row", "median ms", "spread ms", "runs")),
+        columns(rows, header=("row", "ms", "spread ms", "runs")),
         f"full network: {lut.latency_ms(lut.space.full):.2f} ms, blocks in it {lut.in_context:.3f} times their rows",
         _validation_text(lut.validation)
         if lut.validation

@@ -67,7 +67,7 @@ def _part(
     table: LatencyTable, stage: str, kind: str, blocks: list[Block], macs: dict[str, int], full_ms: float
 ) -> Part:
     signatures = [block.signature(table.workload) for block in blocks]
-    latency_ms = table.in_context * sum(table.rows[signature].median_ms for signature in signatures)
+    latency_ms = table.in_context * sum(table.rows[signature].latency_ms for signature in signatures)
     parameters = sum(block.parameters for block in blocks)
     all_macs = sum(macs[signature] for signature in signatures)
     return Part(stage, kind, len(blocks), latency_ms, latency_ms / full_ms, parameters, all_macs)

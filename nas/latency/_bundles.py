@@ -71,9 +71,9 @@ def row_of_bundle(single: Row, together: Row, size: int) -> Row:
         together: the bundle.
         size: how many are in it.
     """
-    median_ms = (together.median_ms - single.median_ms) / (size - 1)
-    if median_ms <= 0:  # noise alone can do that
-        median_ms = together.median_ms / size
+    latency_ms = (together.latency_ms - single.latency_ms) / (size - 1)
+    if latency_ms <= 0:  # noise alone can do that
+        latency_ms = together.latency_ms / size
     spread_ms = (together.spread_ms**2 + single.spread_ms**2) ** 0.5 / (size - 1)
     drift = max(single.drift, together.drift, key=abs)
-    return Row(round(median_ms, 6), round(spread_ms, 6), min(single.count, together.count), drift)
+    return Row(round(latency_ms, 6), round(spread_ms, 6), min(single.count, together.count), drift)

@@ -111,7 +111,7 @@ def _pairs(block: Block, a: LatencyTable, b: LatencyTable) -> Iterator[tuple[tup
 
 
 def _row(a: LatencyTable, b: LatencyTable, in_a: str, in_b: str, blocks: int, full_ratio: float) -> RowDifference:
-    a_ms, b_ms = a.in_context * a.rows[in_a].median_ms, b.in_context * b.rows[in_b].median_ms
+    a_ms, b_ms = a.in_context * a.rows[in_a].latency_ms, b.in_context * b.rows[in_b].latency_ms
     return RowDifference(in_a, blocks, a_ms, b_ms, b_ms / a_ms / full_ratio)
 
 

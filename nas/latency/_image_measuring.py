@@ -109,8 +109,8 @@ def _text_encoders(pipeline: DiffusionPipeline) -> list[str]:
 
 def _times_of(rows: Mapping[str, Row]) -> dict[str, float]:
     fields = {_UNET: "unet_ms", _DECODER: "decoder_ms", _BETWEEN: "step_overhead_ms"}
-    times = {field: rows[name].median_ms for name, field in fields.items() if name in rows}
-    return {"text_encoder_ms": sum(row.median_ms for name, row in rows.items() if name not in fields), **times}
+    times = {field: rows[name].latency_ms for name, field in fields.items() if name in rows}
+    return {"text_encoder_ms": sum(row.latency_ms for name, row in rows.items() if name not in fields), **times}
 
 
 @dataclass(frozen=True)

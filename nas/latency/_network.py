@@ -155,7 +155,7 @@ def validate(
 
 
 def _pair(table: LatencyTable, architecture: Architecture, row: Row) -> Pair:
-    return Pair(str(architecture), round(table.latency_ms(architecture), 6), row.median_ms, row.drift)
+    return Pair(str(architecture), round(table.latency_ms(architecture), 6), row.latency_ms, row.drift)
 
 
 def distinct_architectures(

@@ -38,7 +38,7 @@ class Costs:
         """
         run = [0.0 if b.place in space.fixed else saving_ms(b, workload, rows) for b in space.blocks]
         copies = [rows.get(block.signature(workload, copy=True)) for block in space.blocks]
-        copy = [np.nan if row is None else row.median_ms for row in copies]
+        copy = [np.nan if row is None else row.latency_ms for row in copies]
         return cls(np.array(run), np.array(copy))
 
     def sum_ms(self, counts: np.ndarray) -> np.ndarray:
@@ -62,8 +62,8 @@ class Costs:
 def saving_ms(block: Block, workload: Workload, rows: Mapping[str, Row]) -> float:
     """What skipping the block saves: its row less that of the shortcut that stays, in ms."""
     shortcut = block.shortcut_signature(workload)
-    left_ms = 0.0 if shortcut is None else _row(rows, shortcut).median_ms
-    return _row(rows, block.signature(workload)).median_ms - left_ms
+    left_ms = 0.0 if shortcut is None else _row(rows, shortcut).latency_ms
+    return _row(rows, block.signature(workload)).latency_ms - left_ms
 
 
 def _row(rows: Mapping[str, Row], signature: str) -> Row:

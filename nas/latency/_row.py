@@ -13,7 +13,8 @@ class Row:
     """A measured latency.
 
     Attributes:
-        median_ms: median over the faster half of the samples, in ms; of long executions in parts the fastest of each.
+        latency_ms: what an undisturbed execution takes: the median over the faster half of the samples; of long
+            executions in parts the fastest of each.
         spread_ms: all samples' interquartile range, in ms.
         count: timed executions.
         drift: how far the canary (a small fixed workload timed around each sample) was from its usual time, as a signed
@@ -23,13 +24,13 @@ class Row:
         TableError: a time that no clock can have shown.
     """
 
-    median_ms: float
+    latency_ms: float
     spread_ms: float
     count: int
     drift: float = 0.0
 
     def __post_init__(self) -> None:
-        _require_number("median_ms", self.median_ms, self.median_ms > 0, "more than 0")
+        _require_number("latency_ms", self.latency_ms, self.latency_ms > 0, "more than 0")
         _require_number("spread_ms", self.spread_ms, self.spread_ms >= 0, "0 or more")
         _require_number("drift", self.drift, self.drift > -1, "more than -1")
         if isinstance(self.count, bool) or not isinstance(self.count, int) or self.count < 1:

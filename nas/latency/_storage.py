@@ -23,7 +23,7 @@ from nas.workload import Workload
 if TYPE_CHECKING:
     from nas.latency._table import LatencyTable
 
-SCHEMA = 2
+SCHEMA = 3
 # What files of an image's parts say of themselves; they lie in a folder below that of the tables.
 IMAGE_KIND = "image parts"
 _FIELDS = ("schema", "name", "device", "workload", "provenance", "base", "networks", "rows", "validation", "space")

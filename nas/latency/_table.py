@@ -199,7 +199,7 @@ class LatencyTable:
     @property
     def base_ms(self) -> float:
         """Latency of the network with every block skipped that may be: nothing can be faster."""
-        return self.base.median_ms
+        return self.base.latency_ms
 
     @cached_property
     def in_context(self) -> float:
@@ -209,8 +209,8 @@ class LatencyTable:
         networks in `wholes`, so that one that was disturbed is outvoted; those known to be disturbed count only where
         all are.
         """
-        steady = {network: row for network, row in self.wholes.items() if not is_disturbed(row.median_ms, row.drift)}
-        found = [(row.median_ms, self._blocks_ms(network)) for network, row in (steady or self.wholes).items()]
+        steady = {network: row for network, row in self.wholes.items() if not is_disturbed(row.latency_ms, row.drift)}
+        found = [(row.latency_ms, self._blocks_ms(network)) for network, row in (steady or self.wholes).items()]
         factors = [(whole_ms - self.base_ms) / blocks_ms for whole_ms, blocks_ms in found if blocks_ms]
         return statistics.median(factors) if factors else 1.0
 
@@ -248,7 +248,7 @@ class LatencyTable:
         signature = self.space.block(str(block)).signature(self.workload, copy=True)
         if signature not in self.rows:
             raise TableError(f"the table has no row {signature!r}; {_BEST_WITH}, copies=True")
-        return self.in_context * self.rows[signature].median_ms
+        return self.in_context * self.rows[signature].latency_ms
 
     def to_frame(self) -> pd.DataFrame:
         """One line a row, the base first, then the networks that were measured as wholes.

@@ -104,4 +104,4 @@ class Finish:
             rows = measure_networks_ms({"result": unet, "full": full}, self.lut)
         except DeviceError:  # the table may be of a device that is elsewhere
             return {}
-        return {**{name: row.median_ms for name, row in rows.items()}, "drift": rows["result"].drift}
+        return {**{name: row.latency_ms for name, row in rows.items()}, "drift": rows["result"].drift}

@@ -93,7 +93,7 @@ def test_show_says_where_the_time_goes(nas_command: Run, table: Path, tmp_path: 
 def test_diff_compares_two_tables(nas_command: Run, table: Path, small_space: Path, tmp_path: Path) -> None:
     lut, other = LatencyTable.load(table), tmp_path / "other.yaml"
     rows = {
-        name: replace(row, median_ms=row.median_ms * (3 if name.startswith("attention") else 1))
+        name: replace(row, latency_ms=row.latency_ms * (3 if name.startswith("attention") else 1))
         for name, row in lut.rows.items()
     }
     replace(lut, rows=rows, wholes={}, provenance={**lut.provenance, "threads": 8}).save(other)
@@ -162,11 +162,11 @@ def test_a_damaged_table_is_one_sentence_and_is_left_alone(nas_command: Run, tmp
 @pytest.mark.parametrize("value", [-1.0, 0.0, float("nan")])
 def test_an_impossible_row_is_refused(nas_command: Run, table: Path, value: float) -> None:
     data = yaml.safe_load(table.read_text())
-    data["rows"][0]["median_ms"] = value
+    data["rows"][0]["latency_ms"] = value
     table.write_text(yaml.safe_dump(data))
     outcome = nas_command("lut", "show", table)
     assert outcome.status == 1
-    assert "median_ms" in outcome.err
+    assert "latency_ms" in outcome.err
 
 
 @pytest.mark.parametrize(

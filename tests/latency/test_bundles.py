@@ -17,8 +17,8 @@ def test_what_a_call_takes_is_in_the_base_alone(tiny_space: SearchSpace) -> None
     device = FakeDevice(call_ms=7.0, bundle_mb=16.0)
     table = LatencyTable.measure(tiny_space, device=device)
     without_calls = LatencyTable.measure(tiny_space, device=FakeDevice())
-    rows = {name: row.median_ms for name, row in without_calls.rows.items()}
-    assert {name: row.median_ms for name, row in table.rows.items()} == pytest.approx(rows, abs=1e-5)
+    rows = {name: row.latency_ms for name, row in without_calls.rows.items()}
+    assert {name: row.latency_ms for name, row in table.rows.items()} == pytest.approx(rows, abs=1e-5)
     assert table.base_ms == pytest.approx(without_calls.base_ms + 7.0)
     rng = random.Random(0)
     for architecture in (tiny_space.full, *(tiny_space.sample(rng) for _ in range(5))):
@@ -28,7 +28,7 @@ def test_what_a_call_takes_is_in_the_base_alone(tiny_space: SearchSpace) -> None
 
 def test_without_bundles_calls_count_with_every_block(tiny_space: SearchSpace) -> None:
     table = LatencyTable.measure(tiny_space, device=FakeDevice(call_ms=7.0))
-    assert all(row.median_ms > 7.0 for row in table.rows.values())
+    assert all(row.latency_ms > 7.0 for row in table.rows.values())
     assert not any(name.startswith("bundle") for name in table.rows)
 
 
@@ -62,9 +62,9 @@ def test_inputs_of_a_bundle_are_nobody_elses() -> None:
 
 def test_a_row_is_the_difference_and_has_the_noise_of_both() -> None:
     row = row_of_bundle(Row(2.0, 0.3, 10, 0.01), Row(9.0, 0.4, 7, -0.04), 8)
-    assert (row.median_ms, row.count, row.drift) == (1.0, 7, -0.04)
+    assert (row.latency_ms, row.count, row.drift) == (1.0, 7, -0.04)
     assert row.spread_ms == pytest.approx(0.5 / 7, abs=1e-6)
 
 
 def test_noise_never_makes_a_row_that_no_clock_can_have_shown() -> None:
-    assert row_of_bundle(Row(2.0, 0.3, 10), Row(1.6, 0.4, 7), 8).median_ms == 0.2
+    assert row_of_bundle(Row(2.0, 0.3, 10), Row(1.6, 0.4, 7), 8).latency_ms == 0.2

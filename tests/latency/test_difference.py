@@ -14,7 +14,7 @@ def scaled(table: LatencyTable, attention: float, rest: float) -> LatencyTable:
     """The table of a device on which attention takes `attention` times as long and everything else `rest` times."""
 
     def times(row: Row, factor: float) -> Row:
-        return dataclasses.replace(row, median_ms=factor * row.median_ms)
+        return dataclasses.replace(row, latency_ms=factor * row.latency_ms)
 
     rows = {name: times(row, attention if name.startswith("attention") else rest) for name, row in table.rows.items()}
     provenance = {**table.provenance, "device": "other"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -61,10 +61,11 @@ def test_a_row_is_predicted_from_the_others_only(benchmark: ModuleType, tmp_path
     assert benchmark.predictions(benchmark.one_constant, found)[2] == pytest.approx(6000)
 
 
-def test_the_published_images_are_predicted_from_their_unets(benchmark: ModuleType, tmp_path: Path) -> None:
-    if not benchmark.DATA.is_file():
-        pytest.skip(f"the published end-to-end latencies are not at {benchmark.DATA}")
-    assert benchmark.main(["--json", str(tmp_path / "out.json")]) == 0
+def test_the_published_images_are_predicted_from_their_unets(
+    benchmark: ModuleType, tmp_path: Path, shared_data: Callable[[str], Path]
+) -> None:
+    published = str(shared_data("latency_apple/apple_sd_benchmarks.json"))
+    assert benchmark.main(["--data", published, "--json", str(tmp_path / "out.json")]) == 0
     report = json.loads((tmp_path / "out.json").read_text())
     found = report["errors"]
     assert {summary["rows"] for summary in found.values()} == {13} == {len(report["rows"])}

@@ -27,13 +27,13 @@ def test_whole_networks_say_what_blocks_take_in_context(fake_table: LatencyTable
 
 def test_one_disturbed_network_is_outvoted(fake_table: LatencyTable) -> None:
     first, *others = fake_table.wholes.items()
-    disturbed = {first[0]: Row(2 * first[1].median_ms, 0.0, 3), **dict(others)}
+    disturbed = {first[0]: Row(2 * first[1].latency_ms, 0.0, 3), **dict(others)}
     assert dataclasses.replace(fake_table, wholes=disturbed).in_context == pytest.approx(1)
 
 
 def test_networks_known_to_be_disturbed_count_only_where_all_are(fake_table: LatencyTable) -> None:
     first, *others = fake_table.wholes.items()
-    disturbed = {network: Row(1.2 * row.median_ms, 0.0, 3, drift=0.2) for network, row in others}
+    disturbed = {network: Row(1.2 * row.latency_ms, 0.0, 3, drift=0.2) for network, row in others}
     table = dataclasses.replace(fake_table, wholes={first[0]: first[1], **disturbed})
     assert table.in_context == pytest.approx(1)
     assert dataclasses.replace(table, wholes=disturbed).in_context > 1.2
@@ -49,5 +49,5 @@ def test_around_networks_that_take_seconds_the_canary_decides_nothing(fake_table
         network: Row(base_ms + factor * ms, 0.0, 3, drift=drift)
         for network, factor, ms, drift in zip(networks, factors, blocks_ms, drifts, strict=True)
     }
-    assert min(row.median_ms for row in wholes.values()) > 1000
+    assert min(row.latency_ms for row in wholes.values()) > 1000
     assert dataclasses.replace(fake_table, wholes=wholes).in_context == pytest.approx(2e3)

@@ -49,7 +49,7 @@ def test_saving_twice_gives_the_same_file(table: LatencyTable, saved: Path, tmp_
 
 def test_the_file_is_readable(table: LatencyTable, saved: Path) -> None:
     lines = saved.read_text().splitlines()
-    assert lines[0] == "schema: 2"
+    assert lines[0] == "schema: 3"
     rows = [line for line in lines if line.startswith("- {signature: ")]
     assert len(rows) == len(table.rows)
     assert rows == sorted(rows)
@@ -97,7 +97,7 @@ def dear_shortcuts(data: dict[str, Any]) -> None:
     """Without times of whole networks, the sum of the rows has to be above the base."""
     data["networks"] = []
     for row in data["rows"]:
-        row["median_ms"] = 100.0 if row["signature"].startswith("shortcut") else 0.1
+        row["latency_ms"] = 100.0 if row["signature"].startswith("shortcut") else 0.1
 
 
 CORRUPTIONS = {
@@ -106,7 +106,7 @@ CORRUPTIONS = {
     "empty": (lambda text: "", "mapping"),
     "a list": (lambda text: "- 1", "mapping"),
     "python object": (lambda text: text + "extra: !!python/object/apply:os.getcwd []\n", "not readable YAML"),
-    "another schema": (lambda text: text.replace("schema: 2", "schema: 3"), "schema"),
+    "another schema": (lambda text: text.replace("schema: 3", "schema: 4"), "schema"),
     "a key twice": (lambda text: text.replace("base:\n", "device: fake\nbase:\n"), "'device' stands twice"),
     "unknown field": (edit(lambda d: d.update(colour="red")), "unknown field 'colour'"),
     "missing field": (edit(lambda d: d.pop("workload")), "lacks the field 'workload'"),
@@ -116,28 +116,28 @@ CORRUPTIONS = {
     "row twice": (edit(lambda d: d["rows"].append(d["rows"][0].copy())), "repeats the signature"),
     "nameless row": (edit(lambda d: d["rows"][1].pop("signature")), r"rows\[1\] has no signature"),
     "rows no list": (edit(lambda d: d.update(rows={})), "rows must be a list"),
-    "negative row": (edit(lambda d: d["rows"][3].update(median_ms=-1.0)), r"rows\[3\].*median_ms is -1.0"),
-    "zero row": (edit(lambda d: d["rows"][3].update(median_ms=0)), r"rows\[3\].*median_ms is 0"),
-    "NaN row": (edit(lambda d: d["rows"][3].update(median_ms=float("nan"))), r"rows\[3\].*median_ms is nan"),
-    "a network of no time": (edit(lambda d: d["networks"][0].update(median_ms=0)), r"networks\[0\] .*median_ms is 0"),
+    "negative row": (edit(lambda d: d["rows"][3].update(latency_ms=-1.0)), r"rows\[3\].*latency_ms is -1.0"),
+    "zero row": (edit(lambda d: d["rows"][3].update(latency_ms=0)), r"rows\[3\].*latency_ms is 0"),
+    "NaN row": (edit(lambda d: d["rows"][3].update(latency_ms=float("nan"))), r"rows\[3\].*latency_ms is nan"),
+    "a network of no time": (edit(lambda d: d["networks"][0].update(latency_ms=0)), r"networks\[0\] .*latency_ms is 0"),
     "a network twice": (edit(lambda d: d["networks"].append(d["networks"][0])), "repeats the architecture"),
     "a network of another space": (
         edit(lambda d: d["networks"][0].update(architecture="mid.resnet=1")),
         "not of the search space",
     ),
-    "infinite row": (edit(lambda d: d["rows"][3].update(median_ms=float("inf"))), r"rows\[3\].*median_ms is inf"),
-    "endless row": (edit(lambda d: d["rows"][3].update(median_ms=10**400)), r"rows\[3\].*not a number"),
+    "infinite row": (edit(lambda d: d["rows"][3].update(latency_ms=float("inf"))), r"rows\[3\].*latency_ms is inf"),
+    "endless row": (edit(lambda d: d["rows"][3].update(latency_ms=10**400)), r"rows\[3\].*not a number"),
     "negative spread": (edit(lambda d: d["rows"][3].update(spread_ms=-0.1)), r"rows\[3\].*spread_ms is -0.1"),
     "NaN drift": (edit(lambda d: d["rows"][3].update(drift=float("nan"))), r"rows\[3\].*drift is nan"),
     "half a run": (edit(lambda d: d["rows"][3].update(count=2.5)), r"rows\[3\].*count is 2.5"),
-    "negative base": (edit(lambda d: d["base"].update(median_ms=-1.0)), "base.median_ms is -1.0"),
+    "negative base": (edit(lambda d: d["base"].update(latency_ms=-1.0)), "base.latency_ms is -1.0"),
     "shortcuts above their blocks": (edit(lambda d: dear_shortcuts(d)), "above the whole network"),
     "unknown base field": (edit(lambda d: d["base"].update(mean_ms=1.0)), "base has the unknown field 'mean_ms'"),
     "unknown workload field": (edit(lambda d: d["workload"].update(steps=8)), "workload has the unknown field 'steps'"),
-    "infinite base": (edit(lambda d: d["base"].update(median_ms=float("inf"))), "base.median_ms is inf"),
-    "text row": (edit(lambda d: d["rows"][3].update(median_ms="fast")), r"rows\[3\]"),
-    "true row": (edit(lambda d: d["rows"][3].update(median_ms=True)), r"rows\[3\]"),
-    "null row": (edit(lambda d: d["rows"][3].update(median_ms=None)), r"rows\[3\]"),
+    "infinite base": (edit(lambda d: d["base"].update(latency_ms=float("inf"))), "base.latency_ms is inf"),
+    "text row": (edit(lambda d: d["rows"][3].update(latency_ms="fast")), r"rows\[3\]"),
+    "true row": (edit(lambda d: d["rows"][3].update(latency_ms=True)), r"rows\[3\]"),
+    "null row": (edit(lambda d: d["rows"][3].update(latency_ms=None)), r"rows\[3\]"),
     "no batch": (edit(lambda d: d["workload"].update(batch_size=0)), "workload.batch_size"),
     "text batch": (edit(lambda d: d["workload"].update(batch_size="2")), "workload.batch_size"),
     "list precision": (edit(lambda d: d["workload"].update(precision=[])), "workload"),
@@ -147,7 +147,7 @@ CORRUPTIONS = {
     "nested provenance": (edit(lambda d: d["provenance"].update(os={"a": 1})), "provenance.os"),
     "other device": (edit(lambda d: d.update(device="torch-cuda")), "provenance.device"),
     "other space": (edit(lambda d: d["space"]["blocks"][0].update(out_channels=999)), "rows lacks"),
-    "base above the whole": (edit(lambda d: d["base"].update(median_ms=1e9)), "base is .* above the whole network"),
+    "base above the whole": (edit(lambda d: d["base"].update(latency_ms=1e9)), "base is .* above the whole network"),
     "damaged space": (edit(lambda d: d["space"].pop("blocks")), "blocks"),
     "null space": (edit(lambda d: d.update(space=None)), "space"),
     "no pairs": (edit(lambda d: d["validation"].update(pairs=[])), "validation"),
@@ -212,10 +212,10 @@ def test_a_file_with_a_real_tables_negative_times_is_refused(
     for widths in ({name: dict(list(w.items())[:20]) for name, w in part.items()} for part in (sound, unsound)):
         data = yaml.safe_load(path.read_text())
         rows = [(f"{name} {width}", ms) for name, all_ms in widths.items() for width, ms in all_ms.items()]
-        data["rows"] += [{"signature": n, "median_ms": ms, "spread_ms": 0, "count": 1, "drift": 0} for n, ms in rows]
+        data["rows"] += [{"signature": n, "latency_ms": ms, "spread_ms": 0, "count": 1, "drift": 0} for n, ms in rows]
         broken = tmp_path / "broken.yaml"
         broken.write_text(yaml.safe_dump(data))
-        first = next((f"{name}).median_ms is {ms}" for name, ms in rows if ms <= 0), None)
+        first = next((f"{name}).latency_ms is {ms}" for name, ms in rows if ms <= 0), None)
         if first is None:
             assert len(LatencyTable.load(broken).rows) == len(table.rows) + len(rows)
             continue

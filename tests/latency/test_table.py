@@ -53,15 +53,15 @@ def parameters_of(unet: UNet2DConditionModel, space: SearchSpace, architecture: 
 
 def by_hand(table: LatencyTable, architecture: Architecture) -> float:
     """The sum as the definition has it."""
-    total = table.base.median_ms
+    total = table.base.latency_ms
     for block in table.space.blocks:
         runs = architecture.runs(block)
         if runs and block.place not in table.space.fixed:
-            total += table.rows[block.signature(table.workload)].median_ms
+            total += table.rows[block.signature(table.workload)].latency_ms
             if shortcut := block.shortcut_signature(table.workload):
-                total -= table.rows[shortcut].median_ms
+                total -= table.rows[shortcut].latency_ms
         for _ in range(runs - 1):
-            total += table.rows[block.signature(table.workload, copy=True)].median_ms
+            total += table.rows[block.signature(table.workload, copy=True)].latency_ms
     return total
 
 
@@ -135,8 +135,8 @@ def test_a_machine_that_slows_down_for_a_while_leaves_no_trace(
 ) -> None:
     device = FakeDevice(speed=lambda clock: 1.4 if slow_ms[0] <= clock < slow_ms[1] else 1.0)
     table = LatencyTable.measure(tiny_space, device=device)
-    assert {name: row.median_ms for name, row in table.rows.items()} == pytest.approx(
-        {name: row.median_ms for name, row in fake_table.rows.items()}
+    assert {name: row.latency_ms for name, row in table.rows.items()} == pytest.approx(
+        {name: row.latency_ms for name, row in fake_table.rows.items()}
     )
     assert table.base_ms == pytest.approx(fake_table.base_ms)
     assert all(row.drift == 0 for row in table.rows.values())

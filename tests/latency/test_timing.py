@@ -41,7 +41,7 @@ def test_a_noisy_block_is_timed_until_its_median_is_settled() -> None:
     noisy = visit(lambda: rng.gauss(30, 3.0), steady, timing)
     assert len(noisy) > 10 * len(calm)
     # The median of the faster half is the lower quartile, 0.674 sigma below the mean.
-    assert row_of(noisy, 2.0, timing).median_ms == pytest.approx(30 - 0.674 * 3, rel=4 * 0.005)
+    assert row_of(noisy, 2.0, timing).latency_ms == pytest.approx(30 - 0.674 * 3, rel=4 * 0.005)
 
 
 def test_the_time_is_limited_however_noisy_a_block_is() -> None:
@@ -68,9 +68,9 @@ def test_of_executions_that_take_seconds_all_samples_count() -> None:
     timing = Timing(max_drift=0.05)
     assert is_settled(samples[:2], 2.0, timing)
     row = row_of(samples, 2.0, timing)
-    assert (row.median_ms, row.count) == (4050, 3)
+    assert (row.latency_ms, row.count) == (4050, 3)
     short = [Sample(s.time_ms / 10, 1, s.canary_ms, 0.5) for s in samples]
-    assert row_of(short, 2.0, timing).median_ms == 410
+    assert row_of(short, 2.0, timing).latency_ms == 410
 
 
 def test_a_long_execution_need_not_be_undisturbed_as_a_whole() -> None:
@@ -81,10 +81,10 @@ def test_a_long_execution_need_not_be_undisturbed_as_a_whole() -> None:
     samples = visit(lambda: 7000.0, steady, timing, run_parts_ms=lambda: next(turns))
     # The first execution only warmed up.
     assert [sample.parts_ms for sample in samples] == disturbed[1:] + disturbed[:1]
-    assert row_of(samples, 2.0, timing).median_ms == 6000
-    assert row_of([replace(sample, parts_ms=()) for sample in samples], 2.0, timing).median_ms == 7000
+    assert row_of(samples, 2.0, timing).latency_ms == 6000
+    assert row_of([replace(sample, parts_ms=()) for sample in samples], 2.0, timing).latency_ms == 7000
     # One that was not taken in parts: then none is.
-    assert row_of([*samples, Sample(6500.0, 1, 2.0, 6.5)], 2.0, timing).median_ms == 6750
+    assert row_of([*samples, Sample(6500.0, 1, 2.0, 6.5)], 2.0, timing).latency_ms == 6750
 
 
 def test_short_executions_are_not_taken_in_parts() -> None:
@@ -100,13 +100,13 @@ def test_hiccups_count_as_they_do_in_a_network() -> None:
     # of a hundred blocks 190.
     times = itertools.cycle([1.0] * 9 + [10.0])
     timing = Timing(sample_ms=300)
-    assert row_of(visit(lambda: next(times), steady, timing), 2.0, timing).median_ms == pytest.approx(1.9, rel=0.1)
+    assert row_of(visit(lambda: next(times), steady, timing), 2.0, timing).latency_ms == pytest.approx(1.9, rel=0.1)
 
 
 def test_disturbances_that_the_canary_missed_do_not_count() -> None:
     times = itertools.cycle([100.0, 100.0, 130.0])
     timing = Timing(min_repeats=9, max_repeats=9)
-    assert row_of(visit(lambda: next(times), steady, timing), 2.0, timing).median_ms == 100.0
+    assert row_of(visit(lambda: next(times), steady, timing), 2.0, timing).latency_ms == 100.0
 
 
 def test_the_canary_is_watched_for_longer_around_long_executions() -> None:
@@ -150,7 +150,7 @@ def test_where_too_few_count_those_that_come_nearest_are_taken_and_the_drift_is_
     timing = Timing(min_repeats=3)
     assert not is_settled(samples, 2.0, timing)
     row = row_of(samples, 2.0, timing)
-    assert (row.median_ms, row.count) == (1.05, 3)
+    assert (row.latency_ms, row.count) == (1.05, 3)
     assert row.drift == pytest.approx(0.1)
 
 
@@ -174,7 +174,7 @@ def test_what_was_measured_while_the_machine_was_slow_is_measured_again() -> Non
     # It is slow during the whole of the first visit to the first three blocks.
     device = FakeDevice(speed=lambda clock: 1.5 if 600 < clock < 12_000 else 1.0)
     rows = measured(device, Timing(min_seconds=2.0, max_seconds=3.0), 12)
-    assert {round(row.median_ms, 6) for row in rows.values()} == {0.11}
+    assert {round(row.latency_ms, 6) for row in rows.values()} == {0.11}
     assert {row.drift for row in rows.values()} == {0.0}
 
 
@@ -225,4 +225,4 @@ def test_of_many_samples_the_nearest_tenth_is_taken_where_too_few_count() -> Non
     samples = [Sample(1.0 + n / 100, 1, 2.0 + n / 10, 0.1) for n in range(2, 41)] + [Sample(1.5, 1, 2.0, 0.1)]
     row = row_of(samples, 2.0, Timing(min_repeats=1))
     assert row.count == 4
-    assert row.median_ms == 1.025
+    assert row.latency_ms == 1.025

@@ -52,7 +52,7 @@ def test_search_with_probes_training_and_measuring(
         training={"batch_size": 2, "learning_rate": 1e-3},
         group_size=1.0,
         max_rounds=1,
-        measure=lambda unet: measure_network_ms(unet, lut, timing=ONCE).median_ms,
+        measure=lambda unet: measure_network_ms(unet, lut, timing=ONCE).latency_ms,
     )
     assert result.predicted_ms <= result.budget_ms
     assert result.measured_ms > 0

@@ -12,7 +12,7 @@ from typing import Any
 from nas._files import write_text_atomically
 from nas.errors import TableError
 
-SCHEMA = 1
+SCHEMA = 2
 MANIFEST, PACKAGES, RESULTS, LIBRARY, SCRIPT = "manifest.json", "packages", "results", "lib", "measure.py"
 _SEAL = "sha256"
 

@@ -254,10 +254,10 @@ def test_a_kit_of_converted_packages_becomes_a_table(
     operations = {each.name: read_coreml(kit / each.path).operations.total() for each in manifest.packages}
     expected = {name: pytest.approx(1e-3 * count) for name, count in operations.items()}
     assert table.base_ms == expected.pop("base")
-    assert {str(whole): row.median_ms for whole, row in table.wholes.items()} == {
+    assert {str(whole): row.latency_ms for whole, row in table.wholes.items()} == {
         name: expected.pop(name) for name in manifest.wholes
     }
-    assert {name: row.median_ms for name, row in table.rows.items()} == expected
+    assert {name: row.latency_ms for name, row in table.rows.items()} == expected
     assert table.provenance["operations"] == f"gpu {sum(operations.values())}"
     assert table.provenance["attention"] == "AttnProcessor2_0"
 

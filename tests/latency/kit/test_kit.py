@@ -50,8 +50,8 @@ def test_the_table_of_a_kit_is_that_of_a_device_at_hand(measured: Path, tiny_spa
     table = import_kit(measured)
     here = LatencyTable.measure(tiny_space, device=FakeDevice(), precision="fp16", timing=TIMING)
     assert table.workload == here.workload == Workload.of(tiny_space, batch_size=2, precision="fp16")
-    assert {name: row.median_ms for name, row in table.rows.items()} == pytest.approx(
-        {name: row.median_ms for name, row in here.rows.items()}
+    assert {name: row.latency_ms for name, row in table.rows.items()} == pytest.approx(
+        {name: row.latency_ms for name, row in here.rows.items()}
     )
     assert table.base_ms == pytest.approx(here.base_ms)
     assert len(table.wholes) == 3
@@ -209,7 +209,7 @@ def test_a_kit_of_another_schema_is_told(measured: Path, monkeypatch: pytest.Mon
         patch.setattr(_manifest, "SCHEMA", 99)
         path = measured / "results" / "phone-ne.json"
         _manifest.write_sealed(path, {"manifest": "a newer one's"})
-    with pytest.raises(TableError, match=r"phone-ne.json is not of schema 1"):
+    with pytest.raises(TableError, match=r"phone-ne.json is not of schema 2"):
         import_kit(measured)
 
 
