@@ -16,7 +16,7 @@ from nas.errors import NasError
 from nas.sampling import placement, require_whole_number
 from nas.supernet import Supernet
 from nas.training._batches import EMPTY_CONTEXT_SHARE, Batch, Batches
-from nas.training._checks import check_training
+from nas.training._checks import check_training, require_not_told
 from nas.training._data import TrainingData
 from nas.training._features import stage_features
 from nas.training._loop import Losses, Step, TrainingLog, train
@@ -87,13 +87,14 @@ def robust_train(
         The losses; the parts are "output", "features" and "data", where there are such.
 
     Raises:
-        ModelError: a network or the checkpoint is unsuitable.
+        ModelError: a network or the checkpoint is unsuitable; a network that is told the guidance is.
         NasError: data or numbers make no sense, or the teacher shares the network's weights.
         SearchError: the checkpoint is of a run with other settings.
     """
     if require_whole_number("steps", steps, least=0) == 0:
         return TrainingLog()
     check_training(supernet, teacher, data)
+    require_not_told(supernet, teacher)
     settings = RobustSettings(
         batch_size=batch_size,
         learning_rate=learning_rate,
