@@ -46,6 +46,7 @@ def distil_steps(
     every: int = 100,
     accumulate: int = 1,
     gradient_checkpointing: bool = False,
+    check_memory: bool = True,
 ) -> TrainingLog:
     """Train a student in place to reach in `student_steps` DDIM steps what the teacher reaches in twice as many.
 
@@ -86,6 +87,7 @@ def distil_steps(
         accumulate: in how many parts each process takes its samples, to save memory; the gradient is the same. With
             L_ori gamma, a ratio over the whole batch, then costs another forward pass of the student, without gradient.
         gradient_checkpointing: compute activations again in the backward pass, to save memory.
+        check_memory: see `nas.training.train`.
 
     Returns:
         The losses; the parts are "distillation" and "original", before gamma. With L_ori the loss itself is always
@@ -93,7 +95,7 @@ def distil_steps(
 
     Raises:
         ModelError: a network, the scheduler or the checkpoint is unsuitable.
-        NasError: data or numbers make no sense, or the teacher shares the student's weights.
+        NasError: data or numbers make no sense, the teacher shares the student's weights, or memory is short.
         SearchError: the checkpoint is of a run with other settings.
     """
     if require_whole_number("steps", steps, least=0) == 0:
@@ -132,5 +134,6 @@ def distil_steps(
         every=every,
         accumulate=accumulate,
         gradient_checkpointing=gradient_checkpointing,
+        check_memory=check_memory,
         description=f"distilling to {student_steps} steps",
     )

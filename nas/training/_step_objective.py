@@ -15,9 +15,9 @@ from nas.errors import ModelError
 from nas.sampling import ddim_scheduler, in_mode, placement, require_whole_number, seeded_generator
 from nas.training._batches import EMPTY_CONTEXT_SHARE, Batch, Batches
 from nas.training._data import TrainingData
-from nas.training._loop import Losses, Step
 from nas.training._processes import Part
 from nas.training._settings import Settings
+from nas.training._step import Losses, Step
 from nas.training.losses import data_loss, noise_from_v, prediction_type
 from nas.training.step_distillation import (
     GUIDANCE_RANGE,
@@ -34,6 +34,9 @@ from nas.training.step_distillation import (
     two_steps,
 )
 from nas.unet import folded_width, guidance_embedding
+
+# Of how many steps the guidance is looked at, to see how many samples are guided at once.
+_REHEARSED = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +119,33 @@ class StepObjective:
         tasks = [self._task(step.network, batch, guidance, part) for part in step.parts]
         gamma = self._gamma(step, tasks)
         return [partial(self._losses, step, task, gamma) for task in tasks]
+
+    @property
+    def others(self) -> list[nn.Module]:
+        """The networks that it runs besides."""
+        return [self.teacher]
+
+    def rehearse(self, step: Step) -> list[Callable[[], Losses | None]]:
+        """A step with as many guided samples as the fullest of many has, see `nas.training.training_memory`."""
+        drawn = [self._guidance(number) for number in range(step.number, step.number + _REHEARSED)]
+        guided = [max(int((guidance[part.rows] != 1).sum()) for guidance in drawn) for part in step.parts]
+
+        def say(network: nn.Module, model: nn.Module, part: Part, doubled: int) -> Tensor:
+            folded = folded_width(network) is not None
+            batch = self.batches.blank(part.rows.stop - part.rows.start + (0 if folded else doubled))
+            told = torch.ones(len(batch.noisy)) if folded else None
+            return _run(network, model, batch.noisy, batch.timesteps, batch.contexts, guidance=told)
+
+        def teach() -> None:
+            with torch.no_grad(), in_mode(self.teacher, training=False):
+                for part, doubled in zip(step.parts, guided, strict=True):
+                    say(self.teacher, self.teacher, part, doubled)
+
+        def losses(part: Part, doubled: int) -> Losses:
+            said = say(step.network, step.model, part, doubled)
+            return {"loss": data_loss(said, torch.zeros_like(said))}
+
+        return [teach, *(partial(losses, part, doubled) for part, doubled in zip(step.parts, guided, strict=True))]
 
     def _guidance(self, step: int) -> Tensor:
         settings = self.settings
