@@ -15,7 +15,6 @@ import pytest
 import small_training
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from small_training import SCENARIOS, run
 
 from nas import NasError
@@ -136,14 +135,6 @@ def test_gradient_checkpointing_gives_the_same_losses_and_is_switched_off_again(
     kept, network = run("robust", gradient_checkpointing=True)
     assert kept.losses == pytest.approx(log.losses, rel=1e-5)
     assert not network.unet.is_gradient_checkpointing
-
-
-@pytest.fixture
-def fresh_state():
-    """accelerate keeps one state a process, of which the precision cannot be changed."""
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.mark.usefixtures("fresh_state")
