@@ -228,7 +228,7 @@ def sample_latents_with(
     scheduler.set_timesteps(steps, device=device)
     takes_generator = "generator" in inspect.signature(scheduler.step).parameters
     options = {"generator": list(generators)} if generators and takes_generator else {}
-    told, outside = _told(unet, guidance_scale, len(noise), device, dtype)
+    told, outside = told_guidance(unet, guidance_scale, len(noise), device, dtype)
     contexts = prompt_embeds
     if outside > 1:
         contexts = torch.cat([negative_embeds.expand_as(prompt_embeds), prompt_embeds])
@@ -236,15 +236,15 @@ def sample_latents_with(
     with in_mode(unet, training=False):
         for timestep in scheduler.timesteps:
             scaled = scheduler.scale_model_input(latents, timestep)
-            output = _guided_output(unet, scaled, timestep, contexts, outside, told)
+            output = guided_output(unet, scaled, timestep, contexts, outside, told)
             latents = scheduler.step(output, timestep, latents, return_dict=False, **options)[0]
     return latents
 
 
-def _told(
+def told_guidance(
     unet: nn.Module, scale: float, count: int, device: torch.device, dtype: torch.dtype
 ) -> tuple[dict[str, Tensor], float]:
-    """What a network is told of the guidance, and how much of it is left to do outside of it."""
+    """What a network is told of the guidance for `count` samples, and how much of it is left to do outside of it."""
     width = folded_width(unet)
     if width is None:
         return {}, scale
@@ -252,12 +252,23 @@ def _told(
     return {"timestep_cond": embedding.to(device, dtype)}, 1.0
 
 
-def _guided_output(
+def guided_output(
     unet: nn.Module, latents: Tensor, timestep: Tensor, contexts: Tensor, scale: float, options: dict[str, Tensor]
 ) -> Tensor:
+    """A network's output `[b x c x h x w]`, guided from outside where `scale` is above 1.
+
+    Args:
+        unet: the network.
+        latents: `[b x c x h x w]`.
+        timestep: one, or `[b]`.
+        contexts: `[b x l x d]`; to be guided `[2b x l x d]`, of which the first half are to steer away from.
+        scale: what `told_guidance` leaves to do.
+        options: what it is told.
+    """
     if scale <= 1:
         return unet(latents, timestep, contexts, return_dict=False, **options)[0]
-    without, with_text = unet(torch.cat([latents] * 2), timestep, contexts, return_dict=False)[0].chunk(2)
+    twice = torch.cat([timestep] * 2) if timestep.ndim else timestep
+    without, with_text = unet(torch.cat([latents] * 2), twice, contexts, return_dict=False)[0].chunk(2)
     return without + scale * (with_text - without)
 
 

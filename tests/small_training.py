@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -64,16 +65,18 @@ def make_data() -> TrainingData:
     return TrainingData(*(torch.randn(shape, generator=generator) for shape in shapes))
 
 
-def run(scenario: str, **options: Any) -> tuple[TrainingLog, torch.nn.Module]:
-    """One of the trainings; batches of five, which no number of processes divides."""
+def run(
+    scenario: str, *, change: Callable[[Any], Any] = lambda network: network, **options: Any
+) -> tuple[TrainingLog, torch.nn.Module]:
+    """One of the trainings; batches of five, which no number of processes divides. `change` is done to its networks."""
     options = {"steps": 3, "batch_size": 5, "learning_rate": 1e-3, "scheduler": SCHEDULER, **options}
-    teacher, data = make_teacher(), make_data()
+    teacher, data = change(make_teacher()), make_data()
     if scenario in ("robust", "sandwich"):
         skip = 0.3 if scenario == "robust" else sandwich(0.3, draws=1)
-        network = Supernet(make_unet(), make_space(), skip_probability=skip, seed=5)
+        network = Supernet(change(make_unet()), make_space(), skip_probability=skip, seed=5)
         weights = {"data_weight": 0.3, "feature_weight": 0.5} if scenario == "robust" else {}
         return robust_train(network, teacher, data, ema_decay=0.5, **weights, **options), network
-    network = make_unet(**({"time_cond_proj_dim": 8} if scenario == "folded" else {}))
+    network = change(make_unet(**({"time_cond_proj_dim": 8} if scenario == "folded" else {})))
     return distil_steps(network, teacher, data, student_steps=4, guided_share=0.5, **options), network
 
 

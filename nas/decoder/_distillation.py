@@ -17,12 +17,13 @@ from nas._fingerprint import fingerprint_of_modules
 from nas.decoder._latents import GivenLatents, LatentSource
 from nas.decoder._pictures import decoded, decoder_inputs
 from nas.errors import ModelError, NasError
-from nas.sampling import in_mode
+from nas.sampling import in_mode, placement
 from nas.training import TrainingLog
 from nas.training._checks import shares_weights
-from nas.training._loop import Losses, Step, train
+from nas.training._loop import train
 from nas.training._processes import Part
 from nas.training._settings import Settings
+from nas.training._step import Losses, Step
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -51,6 +52,7 @@ def distil_decoder(
     accumulate: int = 1,
     gradient_checkpointing: bool = False,
     keep_mb: float = 256.0,
+    check_memory: bool = True,
 ) -> TrainingLog:
     """Train an autoencoder's decoder in place to give the pictures that another one gives, with AdamW.
 
@@ -78,13 +80,15 @@ def distil_decoder(
         gradient_checkpointing: compute activations again in the backward pass, to save memory.
         keep_mb: memory for the teacher's pictures of latents that come again, which otherwise take more time than the
             student's step.
+        check_memory: see `nas.training.train`.
 
     Returns:
         The losses: mean squared errors of pictures from -1 to 1.
 
     Raises:
         ModelError: an autoencoder takes other latents, or the checkpoint is unsuitable.
-        NasError: latents or numbers make no sense, or the student shares weights with the teacher.
+        NasError: latents or numbers make no sense, the student shares weights with the teacher, or there is too little
+            memory.
         SearchError: the checkpoint is of a run with other settings.
     """
     source = GivenLatents(latents) if isinstance(latents, Tensor) else latents
@@ -110,6 +114,7 @@ def distil_decoder(
             checkpoint=checkpoint,
             every=every,
             accumulate=accumulate,
+            check_memory=check_memory,
             description="distilling the decoder",
         )
 
@@ -136,6 +141,29 @@ class _Objective:
     def __call__(self, step: Step) -> list[Callable[[], Losses]]:
         batch = self.source.draw(step.number, batch_size=self.settings.batch_size, seed=self.settings.seed)
         return [partial(self._losses, step, batch, part) for part in step.parts]
+
+    @property
+    def others(self) -> list[nn.Module]:
+        """The networks that it runs besides, and those that lie beside the decoder."""
+        return [self.pictures.teacher, self.student]
+
+    def rehearse(self, step: Step) -> list[Callable[[], Losses | None]]:
+        """A step that finds as many pictures kept as may be, see `nas.training.training_memory`."""
+        shape, kept = self.source.shape, []
+
+        def keep() -> None:
+            device = placement(self.pictures.teacher)[0]
+            kept.append(torch.empty(int(self.pictures.bytes_left), dtype=torch.uint8, device=device))
+
+        def losses(part: Part) -> Losses:
+            with torch.no_grad():
+                latents = torch.zeros(part.rows.stop - part.rows.start, *shape)
+                inputs, picture = decoder_inputs(self.student, latents), decoded(self.pictures.teacher, latents[:1])
+                wanted = torch.cat([picture] * len(latents))
+            pictures = step.model(inputs)
+            return {"loss": picture_loss(pictures, wanted.to(pictures.device))}
+
+        return [keep, *(partial(losses, part) for part in step.parts)]
 
     def _losses(self, step: Step, batch: Tensor, part: Part) -> Losses:
         latents = batch[part.rows]

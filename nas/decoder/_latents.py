@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from nas._fingerprint import fingerprint_of_modules, fingerprint_of_tensors, fingerprint_of_texts
 from nas.decoder._pictures import require_latents
 from nas.errors import NasError
-from nas.sampling import check_prompts, require_text_to_image, require_whole_number, seeded_generator
+from nas.sampling import check_prompts, latent_shape, require_text_to_image, require_whole_number, seeded_generator
 from nas.training import synthetic_data
 
 
@@ -23,6 +23,11 @@ class LatentSource(Protocol):
 
     def draw(self, step: int, *, batch_size: int, seed: int) -> Tensor:
         """Latents `[b x c x h x w]` of a step, scaled as a UNet gives them."""
+        ...
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Channels, rows and columns of a latent."""
         ...
 
     def identity(self) -> str:
@@ -58,6 +63,12 @@ class GivenLatents:
         if self.crop is not None:
             drawn = torch.stack([_piece(latent, self.crop, generator) for latent in drawn])
         return drawn + self.noise * torch.randn(drawn.shape, generator=generator) if self.noise else drawn
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """See `LatentSource.shape`."""
+        channels, *extents = self.latents.shape[1:]
+        return (channels, *(extents if self.crop is None else (self.crop, self.crop)))
 
     def identity(self) -> str:
         """See `LatentSource.identity`."""
@@ -121,6 +132,11 @@ class SampledLatents:
             seed=int(torch.randint(2**31, (), generator=generator)),
         )
         return data.latents
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """See `LatentSource.shape`."""
+        return latent_shape(self.pipe)
 
     def identity(self) -> str:
         """See `LatentSource.identity`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -13,16 +14,19 @@ from diffusers import DDIMScheduler
 from torch import Tensor, nn
 
 from nas._fingerprint import fingerprint_of_modules, fingerprint_of_tensors
-from nas.errors import NasError
+from nas.errors import ModelError, NasError
 from nas.quality.score import Score, finite_or
 from nas.sampling import (
     ddim_scheduler,
+    guided_output,
     in_mode,
     placement,
     require_text_only,
     require_whole_number,
     seeded_generator,
+    told_guidance,
 )
+from nas.unet import folded_width
 
 FURTHEST = 1e6
 
@@ -43,9 +47,13 @@ class TeacherDistance:
         seed: of the noise.
         scheduler: whose noise schedule; Stable Diffusion's own when None.
         batch_size: samples at a time.
+        guidance: w with which all networks are run, where 1 is none: one that is told the guidance
+            (`nas.unet.fold_guidance`) is told w, any other is guided from outside. None: none, and no network may be
+            one that is told it.
+        empty_context: the empty text's state `[1 x l x d]`, which guidance from outside needs.
 
     Raises:
-        ModelError: the teacher needs other conditions than a text.
+        ModelError: the teacher needs other conditions than a text, or is told the guidance and there is none.
         NasError: shapes or numbers do not fit.
     """
 
@@ -59,9 +67,13 @@ class TeacherDistance:
         seed: int = 0,
         scheduler: Any = None,
         batch_size: int = 8,
+        guidance: float | None = None,
+        empty_context: Tensor | None = None,
     ) -> None:
         require_text_only(teacher)
         _require_shapes(latents, contexts)
+        _require_guidance(guidance, empty_context, contexts)
+        self.guidance, self._empty = guidance, empty_context
         self.seed = require_whole_number("seed", seed, least=0)
         self.batch_size = require_whole_number("batch_size", batch_size)
         schedule = _stable_diffusion_schedule() if scheduler is None else ddim_scheduler(scheduler)
@@ -74,7 +86,12 @@ class TeacherDistance:
         self._outputs = self._run(teacher)
 
     def __call__(self, unet: nn.Module) -> Score:
-        """Judge a network; it is run in eval mode and left as it was."""
+        """Judge a network; it is run in eval mode and left as it was.
+
+        Raises:
+            ModelError: it is told the guidance, and there is none.
+            NasError: it has to be guided from outside, and there is no context of the empty text.
+        """
         started = time.perf_counter()
         error = (self._run(unet) - self._outputs).flatten(1).norm(dim=1)
         distances = (error / self._outputs.flatten(1).norm(dim=1)).double().numpy()
@@ -97,7 +114,7 @@ class TeacherDistance:
 
     def describe(self) -> dict[str, Any]:
         """What decides the numbers: teacher, samples, timesteps and noise; for a journal."""
-        return {
+        described = {
             "scorer": "teacher_distance",
             "teacher": self._teacher,
             "samples": len(self._noisy),
@@ -105,18 +122,36 @@ class TeacherDistance:
             "timesteps": self._timesteps.tolist(),
             "seed": self.seed,
         }
+        if self.guidance is not None:
+            described["guidance"] = float(self.guidance)
+            described["empty_hash"] = fingerprint_of_tensors([] if self._empty is None else [("empty", self._empty)])
+        return described
 
     @torch.inference_mode()
     def _run(self, unet: nn.Module) -> Tensor:
+        _require_told(unet, self.guidance)
         device, dtype = placement(unet)
         parts = []
         with in_mode(unet, training=False):
             for start in range(0, len(self._noisy), self.batch_size):
                 rows = slice(start, start + self.batch_size)
                 noisy, contexts = self._noisy[rows].to(device, dtype), self._contexts[rows].to(device, dtype)
-                output = unet(noisy, self._timesteps[rows].to(device), contexts, return_dict=False)[0]
+                told, outside = told_guidance(unet, self.guidance or 1.0, len(noisy), device, dtype)
+                if outside > 1:
+                    contexts = torch.cat([self._steered_from(contexts), contexts])
+                timesteps = self._timesteps[rows].to(device)
+                output = guided_output(unet, noisy, timesteps, contexts, outside, told)
                 parts.append(output.float().cpu())
         return torch.cat(parts)
+
+    def _steered_from(self, contexts: Tensor) -> Tensor:
+        """The empty text's context for each of these."""
+        if self._empty is None:
+            raise NasError(
+                f"a network is to be judged with guidance {self.guidance} but is not told it, so it is guided from "
+                "outside, which needs the empty text's context: give empty_context="
+            )
+        return self._empty.to(contexts).expand_as(contexts)
 
 
 def spread_timesteps(count: int, total: int) -> list[int]:
@@ -145,4 +180,21 @@ def _require_shapes(latents: Tensor, contexts: Tensor) -> None:
         raise NasError(
             f"contexts have shape {tuple(contexts.shape)}; they must be [{len(latents)} x tokens x features], one for "
             "each latent, or [1 x tokens x features]"
+        )
+
+
+def _require_guidance(guidance: float | None, empty: Tensor | None, contexts: Tensor) -> None:
+    if guidance is not None:
+        number = isinstance(guidance, int | float) and not isinstance(guidance, bool)
+        if not number or not math.isfinite(guidance) or guidance < 1:
+            raise NasError(f"guidance is {guidance!r}; it must be a number of at least 1, which is none")
+    if empty is not None and empty.shape != (1, *contexts.shape[1:]):
+        raise NasError(f"empty_context has shape {tuple(empty.shape)}; it must be {(1, *contexts.shape[1:])}")
+
+
+def _require_told(unet: nn.Module, guidance: float | None) -> None:
+    if guidance is None and folded_width(unet) is not None:
+        raise ModelError(
+            "the network is told the guidance (nas.unet.fold_guidance), so what it says depends on it: give "
+            "guidance= to TeacherDistance, the w with which pictures will be sampled"
         )

@@ -7,6 +7,7 @@ from nas.training._data import TrainingData
 from nas.training._distil_steps import distil_steps
 from nas.training._features import stage_features
 from nas.training._loop import Losses, Step, TrainingLog, train
+from nas.training._memory import TrainingMemory, training_memory
 from nas.training._probe import Probe, Snapshot, probe, probe_train
 from nas.training._processes import Part
 from nas.training._robust import robust_train
@@ -27,6 +28,7 @@ __all__ = [
     "Step",
     "TrainingData",
     "TrainingLog",
+    "TrainingMemory",
     "VPrediction",
     "distil_route",
     "distil_steps",
@@ -37,4 +39,5 @@ __all__ = [
     "synthetic_data",
     "to_v_prediction",
     "train",
+    "training_memory",
 ]

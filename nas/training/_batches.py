@@ -104,6 +104,12 @@ class Batches:
         """The batch of step number `step`, on the network's device and in its dtype."""
         return self.sample(step).to(*placement(network))
 
+    def blank(self, count: int) -> Batch:
+        """So many samples of the shapes of a batch, all zeros."""
+        noisy = torch.zeros(count, *self.data.latents.shape[1:])
+        contexts = torch.zeros(count, *self.data.contexts.shape[1:])
+        return Batch(noisy, torch.zeros(count, dtype=torch.long), contexts, torch.zeros_like(noisy))
+
     def sample(self, step: int) -> Batch:
         """The batch of step number `step`, on the CPU and in float32."""
         generator = seeded_generator(self.seed, step)

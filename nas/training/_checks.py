@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from torch import nn
 
-from nas.errors import NasError
+from nas.errors import ModelError, NasError
 from nas.sampling import require_text_only
 from nas.training._data import TrainingData
+from nas.unet import folded_width
 
 
 def check_training(student: nn.Module, teacher: nn.Module | None, data: TrainingData) -> None:
@@ -31,3 +32,16 @@ def shares_weights(one: nn.Module, other: nn.Module) -> bool:
     """Whether a parameter of one network is a parameter of the other."""
     known = {id(parameter) for parameter in one.parameters()}
     return any(id(parameter) in known for parameter in other.parameters())
+
+
+def require_not_told(*networks: nn.Module | None) -> None:
+    """Check that no network is told the guidance, where training would not tell it and so teach it nonsense.
+
+    Raises:
+        ModelError: one is.
+    """
+    if any(folded_width(network) is not None for network in networks):
+        raise ModelError(
+            "a network is told the guidance (nas.unet.fold_guidance), which only nas.training.distil_steps tells it; "
+            "give one that is not, and fold the guidance afterwards"
+        )

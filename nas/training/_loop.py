@@ -22,13 +22,16 @@ What an objective has to keep to:
   times `part.share` is one; so is a sum divided by a number for the whole batch, which `step.total` gets from all
   processes. Then neither the number of processes nor that of parts changes a loss or a gradient beyond rounding.
 - All losses are logged, by name; "loss" is the one that is minimised.
+
+To say before it starts how much memory it needs, a training rehearses a step, if the objective has what
+`nas.training.training_memory` asks of it.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -38,14 +41,14 @@ from torch import Tensor, nn
 
 from nas._progress import track
 from nas.sampling import in_mode, require_whole_number
+from nas.training._memory import TrainingMemory, memory_checked
 from nas.training._processes import OneProcess, Part, gradient_checkpoints, parts_of, prepared
 from nas.training._run import Run
 from nas.training._settings import Settings
+from nas.training._step import Losses, Objective, Step
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-
-Losses = Mapping[str, Tensor]
 
 
 @dataclass
@@ -56,37 +59,13 @@ class TrainingLog:
         losses: the loss of every step, from the first one on, also across interruptions; the mean over processes.
         seconds: how long this call took.
         parts: other losses of every step, by name, of which the loss is made.
+        memory: what the training was to need; None where it is too little to ask, or where nobody can say.
     """
 
     losses: list[float] = field(default_factory=list)
     seconds: float = 0.0
     parts: dict[str, list[float]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, eq=False)
-class Step:
-    """What an objective is told of a step.
-
-    Attributes:
-        number: of the step, from 0.
-        network: what is trained.
-        model: what is to be called: the network as the accelerator wrapped it.
-        parts: the parts of the batch that this process takes.
-        add_up: adds a tensor up over all processes.
-    """
-
-    number: int
-    network: nn.Module
-    model: nn.Module
-    parts: list[Part]
-    add_up: Callable[[Tensor], Tensor]
-
-    def total(self, values: Sequence[Tensor]) -> Tensor:
-        """The sum of tensors of one shape, over this process's parts and all processes; no gradient."""
-        return self.add_up(torch.stack([value.detach() for value in values]).sum(0))
-
-
-Objective = Callable[[Step], list[Callable[[], Losses]]]
+    memory: TrainingMemory | None = None
 
 
 def train(
@@ -101,6 +80,7 @@ def train(
     every: int = 100,
     accumulate: int = 1,
     gradient_checkpointing: bool = False,
+    check_memory: bool = True,
     description: str = "training",
 ) -> TrainingLog:
     """Train a network in place with AdamW.
@@ -119,6 +99,9 @@ def train(
         every: steps between checkpoints.
         accumulate: in how many parts each process takes its part of the batch, to save memory.
         gradient_checkpointing: compute activations again in the backward pass, to save memory.
+        check_memory: find out first how much memory the training needs (`TrainingMemory`), say it where that is more
+            than 1 GiB, and refuse to start where it is clearly not there. Not done where gradients, averages and the
+            optimizer take less than 32 MiB.
         description: of the progress bar.
 
     Returns:
@@ -126,7 +109,7 @@ def train(
 
     Raises:
         ModelError: the checkpoint is unsuitable, or the network cannot do gradient checkpointing.
-        NasError: a number makes no sense.
+        NasError: a number makes no sense, or there is not enough memory.
         SearchError: the checkpoint is of a run with other settings.
     """
     if require_whole_number("steps", steps, least=0) == 0:
@@ -136,6 +119,11 @@ def train(
     if accelerator.device_placement:
         network.to(accelerator.device)
     parts = parts_of(settings.batch_size, accelerator, require_whole_number("accumulate", accumulate))
+    memory = None
+    if check_memory:
+        memory = memory_checked(
+            network, objective, settings, parts, accelerator, gradient_checkpointing=gradient_checkpointing
+        )
     run = Run(network, settings, {**asdict(settings), **(identity or {})}, checkpoint, every, accelerator)
     # Nobody trains, and so writes, before everybody has read.
     accelerator.wait_for_everyone()
@@ -145,7 +133,7 @@ def train(
     accelerator.wait_for_everyone()
     run.finish()
     others = {name: losses for name, losses in run.losses.items() if name != "loss"}
-    return TrainingLog(run.losses["loss"], time.perf_counter() - started, others)
+    return TrainingLog(run.losses["loss"], time.perf_counter() - started, others, memory)
 
 
 def _steps(run: Run, objective: Objective, steps: int, parts: list[Part], accelerator: Any, description: str) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from nas.sampling import in_mode, placement, require_text_only, require_whole_number
 from nas.training._batches import EMPTY_CONTEXT_SHARE, Batch, Batches
+from nas.training._checks import require_not_told
 from nas.training._data import TrainingData
 from nas.training._settings import RobustSettings, make_optimizer
 from nas.training.losses import training_loss
@@ -63,7 +64,7 @@ class Probe:
         empty_context_share: how often a context is replaced by the empty text's.
 
     Raises:
-        ModelError: the teacher needs other conditions than a text.
+        ModelError: the teacher needs other conditions than a text, or is told the guidance.
         NasError: data or numbers make no sense.
     """
 
@@ -82,6 +83,7 @@ class Probe:
         empty_context_share: float = EMPTY_CONTEXT_SHARE,
     ) -> None:
         require_text_only(teacher)
+        require_not_told(teacher)
         data.require_fit(teacher)
         require_whole_number("steps", steps, least=0)
         self.settings = RobustSettings(
@@ -107,6 +109,7 @@ class Probe:
 
     def train(self, unet: nn.Module) -> Snapshot:
         """Train `unet` in place; `restore()` of what is returned undoes it. After an error nothing is left to undo."""
+        require_not_told(unet)
         snapshot = Snapshot()
         try:
             self._train(unet, snapshot)

@@ -16,11 +16,12 @@ from nas.errors import NasError
 from nas.sampling import placement, require_whole_number
 from nas.supernet import Supernet
 from nas.training._batches import EMPTY_CONTEXT_SHARE, Batch, Batches
-from nas.training._checks import check_training
+from nas.training._checks import check_training, require_not_told
 from nas.training._data import TrainingData
 from nas.training._features import stage_features
-from nas.training._loop import Losses, Step, TrainingLog, train
+from nas.training._loop import TrainingLog, train
 from nas.training._settings import RobustSettings
+from nas.training._step import Losses, Step
 from nas.training.losses import data_loss, distillation_loss, energy, feature_loss
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ def robust_train(
     every: int = 100,
     accumulate: int = 1,
     gradient_checkpointing: bool = False,
+    check_memory: bool = True,
 ) -> TrainingLog:
     """Train a network in place to say what the teacher says, with AdamW.
 
@@ -82,18 +84,20 @@ def robust_train(
         every: steps between checkpoints.
         accumulate: in how many parts each process takes its samples, to save memory; the gradient is the same.
         gradient_checkpointing: compute activations again in the backward pass, to save memory.
+        check_memory: see `nas.training.train`.
 
     Returns:
         The losses; the parts are "output", "features" and "data", where there are such.
 
     Raises:
-        ModelError: a network or the checkpoint is unsuitable.
-        NasError: data or numbers make no sense, or the teacher shares the network's weights.
+        ModelError: a network or the checkpoint is unsuitable; a network that is told the guidance is.
+        NasError: data or numbers make no sense, the teacher shares the network's weights, or memory is short.
         SearchError: the checkpoint is of a run with other settings.
     """
     if require_whole_number("steps", steps, least=0) == 0:
         return TrainingLog()
     check_training(supernet, teacher, data)
+    require_not_told(supernet, teacher)
     settings = RobustSettings(
         batch_size=batch_size,
         learning_rate=learning_rate,
@@ -119,6 +123,7 @@ def robust_train(
         every=every,
         accumulate=accumulate,
         gradient_checkpointing=gradient_checkpointing,
+        check_memory=check_memory,
     )
 
 
@@ -145,6 +150,25 @@ class RobustObjective:
             for path in paths
             for part, batch in zip(step.parts, taught, strict=True)
         ]
+
+    @property
+    def others(self) -> list[nn.Module]:
+        """The networks that it runs besides."""
+        return [] if self.teacher is None else [self.teacher]
+
+    def rehearse(self, step: Step) -> list[Callable[[], Losses | None]]:
+        """A step of the longest paths, see `nas.training.training_memory`."""
+        paths, taught, sizes = _longest_paths(step.network), [], []
+
+        def teach() -> None:
+            blanks = [self.batches.blank(part.rows.stop - part.rows.start) for part in step.parts]
+            taught.extend(self._taught(blank, step.network) for blank in blanks)
+            sizes.extend(self._sizes(step, taught))
+
+        def losses(path: Architecture | None, index: int) -> Losses:
+            return self._losses(step, path, taught[index], step.parts[index].share, len(paths), sizes)
+
+        return [teach, *(partial(losses, path, index) for path in paths for index in range(len(step.parts)))]
 
     def _taught(self, batch: Batch, network: nn.Module) -> Batch:
         return batch.to(*placement(network)).with_teacher(self.teacher, features=self.settings.feature_weight > 0)
@@ -176,3 +200,13 @@ class RobustObjective:
             losses["features"] = feature_loss(features, batch.features, sizes=sizes[1:]) / paths
             loss = loss + weights.feature_weight * losses["features"]
         return {"loss": loss, **losses}
+
+
+def _longest_paths(network: nn.Module) -> list[Architecture | None]:
+    """As many paths as the next step draws, none of which skips anything; None for a network that draws none."""
+    if not isinstance(network, Supernet):
+        return [None]
+    before = network.step
+    count = len(network.draw_paths())
+    network.step = before
+    return [network.current] * count

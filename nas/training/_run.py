@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from nas._files import remove_leftovers
 from nas.errors import ModelError
@@ -45,7 +45,7 @@ class Run:
         self.parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
         self.optimizer = make_optimizer(self.parameters, settings)
         self.losses: dict[str, list[float]] = {}
-        self._average = [] if settings.ema_decay is None else [p.detach().clone() for p in self.parameters]
+        self._average = [] if settings.ema_decay is None else [_whole(p).clone() for p in self.parameters]
         if path is not None and accelerator.is_main_process:
             remove_leftovers(path)
         self._resume()
@@ -61,10 +61,17 @@ class Run:
         for name, loss in losses.items():
             self.losses.setdefault(name, []).append(loss)
         if self._average:
-            torch._foreach_lerp_(self._average, self.parameters, 1 - self.settings.ema_decay)
+            self._follow(1 - self.settings.ema_decay)
         due = self._path is not None and (last or self.step % self._every == 0)
         if due and self._accelerator.is_main_process:
             save_checkpoint(self._path, self._state())
+
+    def _follow(self, share: float) -> None:
+        if all(kept.dtype == now.dtype for kept, now in zip(self._average, self.parameters, strict=True)):
+            torch._foreach_lerp_(self._average, self.parameters, share)
+            return
+        for kept, now in zip(self._average, self.parameters, strict=True):
+            kept.lerp_(_whole(now), share)
 
     @torch.no_grad()
     def finish(self) -> None:
@@ -96,3 +103,8 @@ class Run:
                 self._accelerator.scaler.load_state_dict(state["scaler"])
         except (RuntimeError, ValueError, KeyError, AttributeError) as error:
             raise ModelError(f"the checkpoint {self._path} is of another network; give another path") from error
+
+
+def _whole(parameter: nn.Parameter) -> Tensor:
+    """The weights in float32 or better: in half precision an average's small steps would all be rounded away."""
+    return parameter.detach().to(torch.promote_types(parameter.dtype, torch.float32))

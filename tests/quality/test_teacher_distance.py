@@ -13,6 +13,8 @@ from nas import NasError, TeacherDistance
 from nas.errors import ModelError
 from nas.quality import Scorer
 from nas.quality._teacher_distance import spread_timesteps
+from nas.sampling import seeded_generator
+from nas.unet import fold_guidance, guidance_embedding
 
 
 @pytest.fixture
@@ -148,3 +150,57 @@ def test_sdxl_is_refused(tiny_config, samples):
     unet = UNet2DConditionModel(**tiny_config, **extra)
     with pytest.raises(ModelError, match="addition_embed_type"):
         TeacherDistance(unet, *samples)
+
+
+@pytest.fixture
+def folded(tiny_unet):
+    """A network that listens to the guidance it is told."""
+    unet = copy.deepcopy(tiny_unet)
+    fold_guidance(unet, width=8)
+    torch.manual_seed(1)
+    torch.nn.init.normal_(unet.time_embedding.cond_proj.weight)
+    return unet
+
+
+def said(unet, samples, w, empty=None):
+    """What a network says at timestep 500 and guidance w, by hand."""
+    scheduler, (latents, contexts) = make_scheduler(), samples
+    noise = torch.randn(latents.shape, generator=seeded_generator(0))
+    steps = torch.full((len(latents),), 500)
+    noisy = scheduler.add_noise(latents, noise, steps)
+    with torch.no_grad():
+        if empty is None:
+            told = guidance_embedding(torch.full((len(latents),), w), 8)
+            return unet(noisy, steps, contexts, timestep_cond=told).sample
+        with_text, without = (unet(noisy, steps, c).sample for c in (contexts, empty.expand_as(contexts)))
+        return w * with_text - (w - 1) * without
+
+
+@pytest.mark.parametrize("w", [1.0, 7.5])
+def test_guidance_is_told_to_those_that_are_told_and_done_for_the_others(tiny_unet, folded, samples, w):
+    empty = torch.randn(1, 7, 12, generator=torch.Generator().manual_seed(2))
+    options = {"timesteps": [500], "scheduler": make_scheduler(), "batch_size": 2, "guidance": w}
+    judge = TeacherDistance(tiny_unet, *samples, empty_context=empty, **options)
+    student, teacher = said(folded, samples, w), said(tiny_unet, samples, w, empty)
+    expected = -(student - teacher).flatten(1).norm(dim=1) / teacher.flatten(1).norm(dim=1)
+    assert expected.max() < -0.01
+    assert judge(folded).values == pytest.approx(expected.numpy(), rel=1e-4)
+    assert judge(tiny_unet).mean == pytest.approx(0, abs=1e-6)
+    assert judge.subset(2)(folded).values == pytest.approx(judge(folded).values[:2], rel=1e-4)
+    # A teacher that is told the guidance needs no empty text.
+    assert TeacherDistance(folded, *samples, **options)(folded).mean == 0
+    described = TeacherDistance(folded, *samples, **options).describe()
+    assert described != TeacherDistance(folded, *samples, **{**options, "guidance": w + 1}).describe()
+    assert json.loads(json.dumps(described)) == described
+
+
+def test_a_network_that_is_told_the_guidance_needs_one(tiny_unet, folded, samples):
+    with pytest.raises(ModelError, match="give guidance="):
+        TeacherDistance(folded, *samples)
+    with pytest.raises(ModelError, match="give guidance="):
+        TeacherDistance(tiny_unet, *samples)(folded)
+    with pytest.raises(NasError, match="give empty_context="):
+        TeacherDistance(folded, *samples, guidance=5.0)(tiny_unet)
+    for wrong in ({"guidance": 0.5}, {"guidance": float("nan")}, {"empty_context": samples[1]}):
+        with pytest.raises(NasError):
+            TeacherDistance(tiny_unet, *samples, **wrong)

@@ -14,7 +14,9 @@ from nas.errors import ModelError, SearchError
 from nas.pipelines import load_unet
 from nas.sampling import sample_latents
 from nas.training import Batches, TrainingData, distil_steps
-from nas.training._distil_steps import StepObjective, StepSettings
+from nas.training._loop import Step
+from nas.training._processes import Part
+from nas.training._step_objective import StepObjective, StepSettings
 from nas.unet import fold_guidance, guidance_embedding
 
 SCHEDULER = make_scheduler()
@@ -249,3 +251,41 @@ def test_no_steps_do_nothing_and_a_shared_teacher_is_refused(small_unet, trainin
     assert distil_steps(small_unet, small_unet, training_data, **{**OPTIONS, "steps": 0}).losses == []
     with pytest.raises(NasError, match="shares weights"):
         distil_steps(small_unet, small_unet, training_data, **OPTIONS)
+
+
+def gradients(unet, made, parts):
+    """Of the first step, taken in these parts."""
+    student = copy.deepcopy(unet)
+    shares = [Part(rows, (rows.stop - rows.start) / 10) for rows in parts]
+    for losses_of in made(Step(0, student, student, shares, lambda values: values)):
+        losses_of()["loss"].backward()
+    return [parameter.grad for parameter in student.parameters() if parameter.grad is not None]
+
+
+@pytest.mark.parametrize("changes", [{}, {"guided_share": 0.5, "guidance_range": (2.0, 4.0)}], ids=["paper", "guided"])
+def test_the_gradient_of_parts_is_that_of_the_whole_batch(small_unet, teacher, training_data, changes):
+    """Gamma is a ratio of losses, which differs from part to part: it must be the batch's."""
+    made = objective(training_data, teacher, SCHEDULER, original_share=5.0, **changes)
+    whole = gradients(small_unet, made, [slice(0, 10)])
+    split = gradients(small_unet, made, [slice(0, 3), slice(3, 10)])
+    torch.testing.assert_close(split, whole, rtol=1e-3, atol=1e-5)
+    # Each part with a gamma of its own is something else.
+    alone = [gradients(small_unet, made, [rows]) for rows in (slice(0, 3), slice(3, 10))]
+    off = sum((a + b - g).square().sum() for a, b, g in zip(*alone, whole, strict=True))
+    assert off > 100 * sum((a - g).square().sum() for a, g in zip(split, whole, strict=True))
+
+
+def test_gamma_of_parts_costs_a_forward_pass_and_no_other_evaluation(small_unet, teacher, training_data):
+    counts = {small_unet: 0, teacher: 0}
+
+    def count(part, given, said):
+        counts[small_unet if part is small_unet.conv_in else teacher] += len(given[0])
+
+    for network in counts:
+        network.conv_in.register_forward_hook(count)
+    options = {**OPTIONS, "batch_size": 4, "guided_share": 0.0, "accumulate": 2}
+    distil_steps(small_unet, teacher, training_data, **options)
+    assert list(counts.values()) == [8, 8]
+    counts.update(dict.fromkeys(counts, 0))
+    distil_steps(small_unet, teacher, training_data, original_share=0.0, **options)
+    assert list(counts.values()) == [4, 8]

@@ -8,7 +8,9 @@ import torch
 from conftest_pipeline import make_scheduler
 
 from nas import NasError
+from nas.errors import ModelError
 from nas.training import Probe, probe, probe_train, robust_train
+from nas.unet import fold_guidance
 
 SCHEDULER = make_scheduler()
 OPTIONS = {"scheduler": SCHEDULER, "steps": 2, "batch_size": 2, "learning_rate": 1e-3}
@@ -143,3 +145,13 @@ def test_bad_arguments(teacher, training_data):
     for wrong in ({"steps": -1}, {"learning_rate": 0.0}, {"batch_size": 0}):
         with pytest.raises(NasError):
             Probe(teacher, training_data, **{**OPTIONS, **wrong})
+
+
+def test_who_is_told_the_guidance_is_refused(small_unet, teacher, training_data):
+    made = Probe(teacher, training_data, **OPTIONS)
+    for network in (small_unet, teacher):
+        fold_guidance(network, width=8)
+    with pytest.raises(ModelError, match="told the guidance"):
+        made.train(small_unet)
+    with pytest.raises(ModelError, match="told the guidance"):
+        Probe(teacher, training_data, **OPTIONS)

@@ -13,6 +13,7 @@ from nas import NasError, Supernet
 from nas.errors import ModelError, SearchError
 from nas.supernet import sandwich
 from nas.training import Batches, TrainingData, robust_train
+from nas.unet import fold_guidance
 
 SCHEDULER = make_scheduler()
 
@@ -231,3 +232,11 @@ def test_all_losses_are_logged(supernet, teacher, training_data):
     assert log.losses == pytest.approx([output + 0.5 * data + 0.25 * features for output, data, features in parts])
     plain = train(supernet, None, training_data)
     assert plain.parts == {"data": plain.losses}
+
+
+@pytest.mark.parametrize("who", [0, 1], ids=["student", "teacher"])
+def test_who_is_told_the_guidance_is_refused(small_unet, teacher, training_data, who):
+    """Nobody tells it here: it would be run as if it were told something that it never is."""
+    fold_guidance([small_unet, teacher][who], width=8)
+    with pytest.raises(ModelError, match="told the guidance"):
+        train(small_unet, teacher, training_data)
