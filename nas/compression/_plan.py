@@ -17,10 +17,11 @@ from nas.compression._budget import image_of, unet_budget_ms
 from nas.compression._inputs import Inputs, Model
 from nas.compression._records import Outcome, once
 from nas.decoder import prune_decoder
-from nas.errors import DeviceError, TableError
+from nas.errors import BudgetError, DeviceError, TableError
 from nas.latency import ImageLatency, measure_decoders_ms
 from nas.latency._network import as_device
 from nas.search import profile
+from nas.search._budget import safety_margin
 from nas.supernet import EvolvedUNet
 
 NAME = "plan"
@@ -94,9 +95,19 @@ class Plan:
             return None
         space, lut = self.lut.space, self.lut
         aim = self._image(parts, None, slim_ms)
-        full_ms = lut.latency_ms(space.full)
-        smallest_ms = full_ms if self.recipe.evolution is None else profile(space, lut).smallest_ms
-        return unet_budget_ms(aim, self.recipe.image_budget_ms, smallest_ms=smallest_ms, full_ms=full_ms)
+        image_ms, full_ms, evolution = self.recipe.image_budget_ms, lut.latency_ms(space.full), self.recipe.evolution
+        if evolution is None:
+            return unet_budget_ms(aim, image_ms, smallest_ms=full_ms, full_ms=full_ms)
+        offered = profile(space, lut)
+        budget_ms = unet_budget_ms(aim, image_ms, smallest_ms=offered.smallest_ms, full_ms=full_ms)
+        margin = 0.0 if evolution.margin is None else safety_margin(lut, evolution.margin)
+        try:
+            offered.for_budget(budget_ms, safety_margin=margin)  # as the evolution would, hours later
+        except BudgetError as error:
+            raise BudgetError(
+                f"an image in {image_ms:.2f} ms leaves {budget_ms:.2f} ms for the UNet: {error}"
+            ) from error
+        return budget_ms
 
     def _image(self, parts: ImageLatency, model: Model | None, slim_ms: float | None) -> ImageLatency:
         """The image with a model; with None, as it is to be in the end but for its UNet, which is the full one."""

@@ -94,7 +94,7 @@ def test_another_folder_and_no_evaluation(compress: Run, tmp_path: Path) -> None
         ({"pipeline": 3}, "pipeline is 3"),
         ({"bogus": 3}, "'bogus' is no field"),
         ({"evolution": True}, "image_budget_ms"),
-        ({"image_budget_ms": 20}, "no UNet is fast enough"),
+        ({"image_budget_ms": 15}, "no UNet is fast enough"),
         ({"decoder": {"keep": 2}}, "keep is 2"),
     ],
 )
