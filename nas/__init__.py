@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nas.architecture import Architecture, Block
+    from nas.compression import Compression, compress
     from nas.errors import NasError
     from nas.latency import ImageLatency, LatencyTable
     from nas.plots import (
@@ -38,6 +39,7 @@ __all__ = [
     "Architecture",
     "Block",
     "ClipScore",
+    "Compression",
     "Evaluation",
     "Evolution",
     "EvolvedUNet",
@@ -49,6 +51,7 @@ __all__ = [
     "TeacherDistance",
     "Workload",
     "bundled",
+    "compress",
     "evaluate",
     "evolve",
     "plot_block_values",
@@ -63,6 +66,7 @@ _HOMES = {
     "Architecture": "nas.architecture",
     "Block": "nas.architecture",
     "ClipScore": "nas.quality",
+    "Compression": "nas.compression",
     "Evaluation": "nas.quality",
     "Evolution": "nas.search",
     "EvolvedUNet": "nas.supernet",
@@ -74,6 +78,7 @@ _HOMES = {
     "TeacherDistance": "nas.quality",
     "Workload": "nas.workload",
     "bundled": "nas.resources",
+    "compress": "nas.compression",
     "evaluate": "nas.quality",
     "evolve": "nas.search",
     "plot_block_values": "nas.plots",

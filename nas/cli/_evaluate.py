@@ -7,8 +7,8 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nas._prompts import read_prompts
 from nas.cli._options import add_command, add_seed
-from nas.cli._prompts import read_prompts
 from nas.cli._report import Report, columns
 from nas.cli._values import count, numbers
 from nas.errors import NasError

@@ -6,9 +6,9 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nas._prompts import read_prompts
 from nas.cli._image_budget import ImageBudget, add_budget, image_budget
 from nas.cli._options import add_command, add_seed, add_workload
-from nas.cli._prompts import read_prompts
 from nas.cli._report import Report, columns
 from nas.cli._values import count, natural, number, quantile
 from nas.workload import Workload

@@ -12,7 +12,7 @@ from contextlib import redirect_stdout
 from typing import NoReturn
 
 import nas
-from nas.cli import _demo, _evaluate, _evolve, _generate, _image, _lut
+from nas.cli import _compress, _demo, _evaluate, _evolve, _generate, _image, _lut
 from nas.errors import NasError
 
 FAILED, MISUSED, INTERRUPTED = 1, 2, 130
@@ -46,7 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="nas", description=nas.__doc__.partition("\n")[0], allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"nas {nas.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for room in (_demo, _lut, _image, _evolve, _evaluate, _generate):
+    for room in (_demo, _lut, _image, _evolve, _compress, _evaluate, _generate):
         room.add_to(commands)
     return parser
 

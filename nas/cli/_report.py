@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import math
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from nas._json import plain
 
 
 @dataclass(frozen=True)
@@ -25,22 +25,6 @@ class Report:
     def to_json(self) -> str:
         """The document as strict JSON."""
         return json.dumps(plain(self.document), indent=2, allow_nan=False)
-
-
-def plain(value: Any) -> Any:
-    """Anything that a command reports as JSON types; numbers that JSON does not know become null."""
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [plain(item) for item in value]
-    if isinstance(value, bool | int | str) or value is None:
-        return value
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    if isinstance(value, float):
-        return float(value) if math.isfinite(value) else None
-    # NumPy scalars and arrays know how to become Python's own types; what else there is speaks for itself.
-    return plain(value.tolist()) if hasattr(value, "tolist") else str(value)
 
 
 def columns(rows: Iterable[Sequence[Any]], *, header: Sequence[str] = ()) -> str:

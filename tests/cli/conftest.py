@@ -11,8 +11,9 @@ from typing import NamedTuple
 
 import pytest
 from conftest_pipeline import CONTEXT_LENGTH
+from tables import table_of, with_few_choices
 
-from nas import LatencyTable, SearchSpace, Workload
+from nas import LatencyTable, SearchSpace
 from nas.cli import main
 from nas.latency import Row
 
@@ -52,20 +53,6 @@ def tiny_bundled(tiny_pipeline_dir: Path, tmp_path: Path, monkeypatch: pytest.Mo
     shutil.copytree(models / "emoji" / "unet", models / "emoji" / "unet_robust")
     monkeypatch.setattr("nas.resources.models_dir", lambda: models)
     return models / "emoji"
-
-
-def table_of(space: SearchSpace) -> LatencyTable:
-    """5 ms a block, 0.5 ms a shortcut, 10 ms for the rest."""
-    workload = Workload.of(space)
-    rows = {block.signature(workload, copy=copy): 5.0 for block in space.blocks for copy in (False, True)}
-    rows |= {name: 0.5 for block in space.blocks if (name := block.shortcut_signature(workload))}
-    measured = {name: Row(ms, 0.0, 3) for name, ms in rows.items()}
-    return LatencyTable(space, workload, measured, Row(10.0, 0.0, 3), {"device": "torch-cpu", "threads": 1})
-
-
-def with_few_choices(space: SearchSpace) -> SearchSpace:
-    """Only the first six blocks may be removed and nothing copied, so that a search is over in seconds."""
-    return replace(space, fixed=frozenset(block.place for block in space.blocks[6:]), max_copies=0)
 
 
 @pytest.fixture

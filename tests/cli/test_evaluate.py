@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 import nas
-from nas.cli._prompts import read_prompts
+from nas._prompts import read_prompts
 from nas.quality import Evaluation, Model
 
 Run = Callable[..., object]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from nas.cli._prompts import read_prompts
+from nas._prompts import read_prompts
 from nas.errors import NasError
 
 

@@ -1,0 +1,106 @@
+"""A recipe on the tiny pipeline that does everything once and as little as possible, with made-up times."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest_pipeline import CONTEXT_LENGTH
+from PIL import Image
+from small_compression import (
+    BUDGET_MS,
+    DECODER,
+    DECODER_MS,
+    DISTILLATION,
+    EVOLUTION,
+    FULL_STEPS,
+    ROBUST,
+    SLIM_MS,
+    STEPS,
+    measured,
+)
+from tables import table_of, with_few_choices
+
+import nas
+from nas import ImageLatency, LatencyTable, SearchSpace
+from nas.compression import Compression, DataSettings, EvaluationSettings, JudgeSettings
+from nas.latency import Row
+
+Compress = Callable[..., Compression]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """These networks are too small to share out; on a busy machine threads would wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def known_times() -> Iterator[pytest.MonkeyPatch]:
+    """Nothing is timed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ImageLatency, "measure", measured)
+        patch.setattr(
+            "nas.compression._plan.measure_decoders_ms",
+            lambda vaes, **options: {"original": Row(DECODER_MS, 0.0, 3), "slim": Row(SLIM_MS, 0.0, 3)},
+        )
+        patch.setattr("nas.latency.measure_networks_ms", lambda unets, table: dict.fromkeys(unets, Row(5.0, 0.1, 3)))
+        yield patch
+
+
+@pytest.fixture(scope="session")
+def table(tiny_space: SearchSpace) -> LatencyTable:
+    return table_of(replace(with_few_choices(tiny_space), context_length=CONTEXT_LENGTH))
+
+
+@pytest.fixture(scope="session")
+def single_table(tiny_space: SearchSpace) -> LatencyTable:
+    """For one sample a run."""
+    return table_of(replace(with_few_choices(tiny_space), context_length=CONTEXT_LENGTH), batch_size=1)
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
+    for index, picture in enumerate(np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), dtype=np.uint8)):
+        Image.fromarray(picture).save(folder / f"{index}.png")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def compress(tiny_pipeline_dir: Path, table: LatencyTable, photos: Path) -> Compress:
+    """`nas.compress` with everything filled in that a test does not say."""
+
+    def run(out: Path, **changes: Any) -> Compression:
+        options = {
+            "pipeline": tiny_pipeline_dir,
+            "lut": table,
+            "image_budget_ms": BUDGET_MS,
+            "steps": STEPS,
+            "full_steps": FULL_STEPS,
+            "data": DataSettings(max_prompts=4, steps=1),
+            "judge": JudgeSettings(max_prompts=2, steps=1),
+            "robust_training": ROBUST,
+            "evolution": EVOLUTION,
+            "decoder": DECODER,
+            "step_distillation": DISTILLATION,
+            "evaluation": EvaluationSettings(max_prompts=2, guidance_scales=(1.0, 5.0), real=photos),
+            **changes,
+        }
+        return nas.compress(out=out, **options)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def whole(compress: Compress, tmp_path_factory: pytest.TempPathFactory) -> Compression:
+    """The recipe with every stage, run once; do not write into its folder."""
+    return compress(tmp_path_factory.mktemp("whole") / "run")
