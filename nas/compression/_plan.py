@@ -155,7 +155,7 @@ class Plan:
             )
         except DeviceError as error:
             raise DeviceError(f"cannot measure the slim decoder: {error}; give decoder.latency_ms") from error
-        return rows["slim"].median_ms
+        return rows["slim"].latency_ms
 
 
 def architecture_of(model: Model, lut: Any) -> Any:
