@@ -134,6 +134,8 @@ def judged(table: LatencyTable) -> dict[str, Any]:
         for index, pair in enumerate(measured.pairs)
     ]
     figures = {name: validation and validation.summary() for name, validation in found.items()}
+    at_equal_speed = measured.at_equal_speed()
+    figures |= {"slowdown": measured.slowdown, "at_equal_speed": at_equal_speed and at_equal_speed.summary()}
     return {"seed": measured.seed, "fitted_to": len(known_wholes(table)), **figures, "networks": networks}
 
 
@@ -270,7 +272,12 @@ def errors(result: dict[str, Any]) -> list[str]:
     if "networks" not in result:
         return ["not validated"]
     title = f"{'':<24}{'networks':>9}{'mean':>8}{'worst':>8}{'in 5 %':>8}{'in 10 %':>8}{'Spearman':>10}"
-    return [title, *(line(name, result[method]) for method, name in METHODS.items())]
+    lines = [title, *(line(name, result[method]) for method, name in METHODS.items())]
+    if result["slowdown"] is None:
+        return lines
+    change = f"{abs(result['slowdown']):.1%} {'slower' if result['slowdown'] >= 0 else 'faster'}"
+    lines.append(f"the full network was {change} meanwhile than for the table; with that allowed for")
+    return [*lines, line("table, at equal speed", result["at_equal_speed"])]
 
 
 def line(title: str, found: dict[str, Any] | None) -> str:

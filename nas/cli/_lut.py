@@ -144,6 +144,7 @@ def _validate(options: argparse.Namespace) -> Report:
     document = {name: getattr(validation, name) for name in _VALIDATION}
     document |= {"networks": options.networks, "seed": options.seed}
     document |= {"agrees": judged.agrees, "drift": judged.drift, "verdict": str(judged)}
+    document |= {"mean_error_at_equal_speed": judged.mean_error_at_equal_speed}
     return Report(document, f"{_validation_text(validation)}\n{judged}")
 
 

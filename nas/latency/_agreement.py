@@ -24,13 +24,14 @@ _SHARE = 0.90
 class Agreement:
     """What measuring whole networks again says about a table on this machine.
 
-    It agrees if at least 90 % of the networks are predicted within ±10 %, and the canary, the small fixed workload that
-    is timed around everything, took within ±10 % of what it took when the table was measured.
+    It agrees if at least 90 % of the networks are predicted within ±10 %, and the full network took within ±10 % of
+    what it took when the table was measured; where that is not known, the canary, the small fixed workload that is
+    timed around everything.
 
     Attributes:
         validation: the networks, predicted and measured.
-        drift: median over the networks of how much slower the canary was than for the table, a signed fraction; None
-            where the table does not say what it took.
+        drift: how much slower the machine was than for the table, a signed fraction: by the full network, or else by
+            the median of the canary's times around the networks; None where the table knows neither.
     """
 
     validation: Validation
@@ -53,7 +54,9 @@ class Agreement:
 
     @property
     def mean_error_at_equal_speed(self) -> float | None:
-        """Mean absolute error with each measurement taken back to the table's speed by its drift; None as `drift`."""
+        """Mean absolute error with measurements taken back to the table's speed; None as `drift`."""
+        if (at_equal_speed := self.validation.at_equal_speed()) is not None:
+            return at_equal_speed.mean_error
         if self.drift is None:
             return None
         errors = [pair.predicted_ms * (1 + pair.drift) / pair.measured_ms - 1 for pair in self.validation.pairs]
@@ -90,6 +93,7 @@ def agreement(table: LatencyTable) -> Agreement:
     """
     if table.validation is None:
         raise TableError(f"the table {table.name!r} was not validated; call its validate() first")
-    known = canary_ms_of(table) is not None
-    drift = float(median(pair.drift for pair in table.validation.pairs)) if known else None
+    drift = table.validation.slowdown
+    if drift is None and canary_ms_of(table) is not None:
+        drift = float(median(pair.drift for pair in table.validation.pairs))
     return Agreement(table.validation, drift)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from nas.latency._table import LatencyTable
 
-
+FULL = "the full network"
 # A few networks are measured longer than one of many rows, and wait longer for the machine to be undisturbed.
 PATIENT = Timing(min_repeats=8, min_seconds=2.0, max_seconds=4.0, passes=2, extra_seconds=60.0)
 
@@ -128,6 +128,9 @@ def validate(
 ) -> Validation:
     """Measure random networks of the table's space end to end beside what the table predicts.
 
+    The full network is measured in between where the table knows what it took: a network shows better than the canary
+    how fast the machine is for networks.
+
     Args:
         table: what is to be validated.
         unet: whose weights to use, without copying them; random weights, one network at a time in memory, when None.
@@ -142,16 +145,20 @@ def validate(
     if isinstance(networks, bool) or not isinstance(networks, int) or networks < 1:
         raise TableError(f"networks is {networks!r}; it must be a whole number of at least 1")
     # Two passes, whatever it takes to make large networks twice: a machine is disturbed for minutes at a time.
-    own = canary_ms_of(table) if device.name == table.device else None
+    at_home, full = device.name == table.device, table.space.full
+    own = canary_ms_of(table) if at_home else None
     bench = bench_on(device, table.workload.precision, replace(timing, passes=timing.passes or 2), canary_ms=own)
     drawn = distinct_architectures(table.space, networks, seed, besides=table.wholes)
     held_out = {f"network {number}": architecture for number, architecture in enumerate(drawn, start=1)}
+    reference = {FULL: full} if at_home and full in table.wholes else {}
     loaders = {
         name: partial(_load, table.space, table.workload, device, partial(_network, table, unet, architecture, device))
-        for name, architecture in held_out.items()
+        for name, architecture in {**reference, **held_out}.items()
     }
-    rows = bench.measure_all(loaders, description="Validating on whole networks")
-    return Validation(tuple(_pair(table, held_out[name], row) for name, row in rows.items()), seed, now())
+    rows = bench.measure_all(loaders, description="Validating on whole networks", twice=reference)
+    pairs = tuple(_pair(table, architecture, rows[name]) for name, architecture in held_out.items())
+    slowdown = round(rows[FULL].latency_ms / table.wholes[full].latency_ms - 1, 6) if reference else None
+    return Validation(pairs, seed, now(), slowdown)
 
 
 def _pair(table: LatencyTable, architecture: Architecture, row: Row) -> Pair:

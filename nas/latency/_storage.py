@@ -218,13 +218,16 @@ def _provenance(data: Any) -> dict[str, Any]:
 
 
 def _validation(data: Any, space: SearchSpace) -> Validation:
-    require_fields("validation", data, (*_SUMMARY, "seed", "date", "pairs"))
+    require_fields("validation", data, (*_SUMMARY, "seed", "date", "slowdown", "pairs"))
     if not isinstance(data["pairs"], list):
         raise TableError("validation.pairs must be a list")
     pairs = tuple(_made(Pair, f"validation.pairs[{index}]", entry) for index, entry in enumerate(data["pairs"]))
     for pair in pairs:
         space.check(Architecture.parse(str(pair.architecture)))
-    validation = Validation(pairs, data["seed"], str(data["date"]))
+    slowdown = data["slowdown"]
+    if slowdown is not None and (isinstance(slowdown, bool) or not isinstance(slowdown, int | float)):
+        raise TableError(f"validation.slowdown is {slowdown!r}; it must be a number, or null")
+    validation = Validation(pairs, data["seed"], str(data["date"]), slowdown)
     for name, value in validation.summary().items():
         # NaN is no further off than anything, so the comparison must be one that it fails.
         if not isinstance(data[name], int | float) or not abs(data[name] - value) <= 1e-5:

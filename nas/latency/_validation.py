@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -48,15 +48,20 @@ class Validation:
         pairs: the networks, predicted and measured.
         seed: of the random architectures.
         date: when it was measured, UTC, ISO 8601.
+        slowdown: how much longer the full network took in between than when the table was measured, a signed fraction;
+            None where that is not known.
     """
 
     pairs: tuple[Pair, ...]
     seed: int = 0
     date: str = ""
+    slowdown: float | None = None
 
     def __post_init__(self) -> None:
         if not self.pairs:
             raise TableError("a validation needs at least one network")
+        if self.slowdown is not None and not (np.isfinite(self.slowdown) and self.slowdown > -1):
+            raise TableError(f"slowdown is {self.slowdown!r}; it must be a finite number, more than -1")
 
     @property
     def errors(self) -> np.ndarray:
@@ -118,9 +123,19 @@ class Validation:
     def repredicted(self, predict_ms: Callable[[Pair], float]) -> Validation:
         """The same networks and measurements under another prediction, to compare the two."""
         pairs = tuple(Pair(p.architecture, predict_ms(p), p.measured_ms, p.drift) for p in self.pairs)
-        return Validation(pairs, self.seed, self.date)
+        return Validation(pairs, self.seed, self.date, self.slowdown)
+
+    def at_equal_speed(self) -> Validation | None:
+        """The same with the table as slow as the machine was meanwhile, by the full network; None as `slowdown`.
+
+        What is left of the errors is the table's own: how it weighs networks against each other.
+        """
+        if self.slowdown is None:
+            return None
+        speed = 1 + self.slowdown
+        return replace(self.repredicted(lambda pair: pair.predicted_ms * speed), slowdown=0.0)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data: the figures for readers, then the pairs from which they are computed."""
         pairs = [vars(pair).copy() for pair in self.pairs]
-        return {**self.summary(), "seed": self.seed, "date": self.date, "pairs": pairs}
+        return {**self.summary(), "seed": self.seed, "date": self.date, "slowdown": self.slowdown, "pairs": pairs}

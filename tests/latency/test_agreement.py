@@ -4,6 +4,8 @@ import copy
 import dataclasses
 
 import pytest
+from diffusers import UNet2DConditionModel
+from torch import nn
 
 from nas import LatencyTable
 from nas.errors import TableError
@@ -58,12 +60,33 @@ def test_a_machine_that_became_slower_no_longer_agrees(fake_table: LatencyTable,
     assert found.mean_error_at_equal_speed == pytest.approx(0, abs=1e-6)
 
 
-def test_a_table_that_does_not_know_its_canary(fake_table: LatencyTable) -> None:
+def test_a_table_that_does_not_know_how_fast_its_machine_was(fake_table: LatencyTable) -> None:
     provenance = {name: value for name, value in fake_table.provenance.items() if name != "canary_ms"}
-    table = dataclasses.replace(fake_table, provenance=provenance)
+    table = dataclasses.replace(fake_table, provenance=provenance, wholes={})
     table.validate(networks=2, seed=1, device=FakeDevice())
     assert agreement(table).drift is None
     assert agreement(table).agrees
+
+
+def test_the_full_network_speaks_for_the_machine_where_the_table_knows_it(fake_table: LatencyTable) -> None:
+    """Disturbed in a way that the canary does not feel, networks take 1.3 times as long."""
+
+    class Crowded(FakeDevice):
+        def cost_ms(self, module: nn.Module) -> float:
+            return super().cost_ms(module) * (1.3 if isinstance(module, UNet2DConditionModel) else 1.0)
+
+    table = copy.copy(fake_table)
+    table.validate(networks=3, seed=1, device=Crowded())
+    assert table.validation.slowdown == pytest.approx(0.3)
+    assert table.validation.at_equal_speed().mean_error == pytest.approx(0, abs=1e-6)
+    found = agreement(table)
+    assert found.drift == table.validation.slowdown
+    assert not found.agrees
+
+    table = dataclasses.replace(fake_table, wholes={})
+    table.validate(networks=3, seed=1, device=Crowded())
+    assert table.validation.slowdown is None
+    assert agreement(table).drift == pytest.approx(0)
 
 
 def test_a_table_without_validation_has_nothing_to_agree_with(fake_table: LatencyTable) -> None:

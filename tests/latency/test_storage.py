@@ -22,7 +22,7 @@ def table(fake_table: LatencyTable) -> LatencyTable:
     table = copy.copy(fake_table)
     full, empty = table.space.full, table.space.empty
     pairs = (Pair(str(full), 110.0, 100.0, 0.01), Pair(str(empty), 19.0, 20.0), Pair(str(full), 30.0, 30.5))
-    table.validation = Validation(pairs, seed=3, date="2026-01-02T03:04:05Z")
+    table.validation = Validation(pairs, seed=3, date="2026-01-02T03:04:05Z", slowdown=0.25)
     return table
 
 
@@ -156,6 +156,8 @@ CORRUPTIONS = {
     "numeric pair": (edit(lambda d: d["validation"]["pairs"][1].update(architecture=5)), "architecture"),
     "foreign pair": (edit(lambda d: d["validation"]["pairs"][1].update(architecture="mid.resnet=1")), "architecture"),
     "text drift": (edit(lambda d: d["validation"]["pairs"][1].update(drift="little")), r"validation.pairs\[1\]"),
+    "text slowdown": (edit(lambda d: d["validation"].update(slowdown="slow")), "slowdown is 'slow'"),
+    "impossible slowdown": (edit(lambda d: d["validation"].update(slowdown=-1.0)), "slowdown is -1.0"),
     "flattering figures": (edit(lambda d: d["validation"].update(mean_error=0.001)), "validation.mean_error"),
     "NaN figures": (edit(lambda d: d["validation"].update(mean_error=float("nan"))), "validation.mean_error is nan"),
     "text figures": (edit(lambda d: d["validation"].update(mean_error="good")), "validation.mean_error"),
