@@ -85,8 +85,11 @@ class Plan:
         return cls({**subjects, **rows, **together}, wholes, bundles)
 
     @property
-    def twice(self) -> set[str]:
-        """What is measured twice as often as the rows: every prediction depends on it."""
+    def networks(self) -> set[str]:
+        """The base and the wholes, which run alone as they do in a pipeline: one instance, its weights where they are.
+
+        They are measured twice as often as the rows, for every prediction depends on them.
+        """
         return {BASE, *self.wholes}
 
 
@@ -139,11 +142,11 @@ def build(
     bench = bench_on(device, workload.precision, replace(timing, passes=passes))
     plan = Plan.of(space, workload, home=device.home, copies=copies, bundle_mb=device.bundle_mb)
     loading = _Loading(space, workload, device)
-    loaders = {name: partial(loading.load, make) for name, make in plan.subjects.items()}
+    loaders = {name: partial(loading.load, make, alone=name in plan.networks) for name, make in plan.subjects.items()}
     rows = bench.measure_all(
         loaders,
         description=f"Measuring {space.name} on {device.name}",
-        twice=plan.twice,
+        twice=plan.networks,
         visits=visits and Visits(Path(visits), _title(space, workload, device, bench.timing)),
     )
     found = {"attention": attention_of(space), "loading_seconds": round(loading.seconds, 3)}
@@ -224,12 +227,12 @@ class _Loading:
         self._space, self._workload, self._device = space, workload, device
         self.seconds = 0.0
 
-    def load(self, make: Callable[[], Subject]) -> Runnable:
-        """Make a module and load it."""
+    def load(self, make: Callable[[], Subject], *, alone: bool = False) -> Runnable:
+        """Make a module and load it: one instance of what runs alone, else as many as its weights ask for."""
         module, args, kwargs = make()
         device, precision = self._device, self._workload.precision
         sizes = {"working_set_mb": device.working_set_mb, "min_instances": device.min_instances}
-        instances = instances_of(module, self._space, precision, **sizes)
+        instances = 1 if alone else instances_of(module, self._space, precision, **sizes)
         start = perf_counter()
         runnable = device.load(module, args, kwargs, precision=precision, instances=instances)
         self.seconds += perf_counter() - start

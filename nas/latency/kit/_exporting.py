@@ -124,7 +124,8 @@ def export_kit(
         writing = _Writing(folder, converter, space, workload)
         canary = writing.package("canary", lambda: (*make_canary(), {}), instances=CANARY_INSTANCES)
         names = track(plan.subjects, description=f"Converting {space.name} for {converter.runtime}")
-        packages = tuple(writing.package(name, plan.subjects[name]) for name in names)
+        alone = dict.fromkeys(plan.networks, 1)
+        packages = tuple(writing.package(name, plan.subjects[name], instances=alone.get(name)) for name in names)
         manifest = Manifest(
             runtime=converter.runtime,
             space=space.to_dict(),
