@@ -41,7 +41,11 @@ def route(dtype, **options):
         **OPTIONS,
         **options,
     )
-    return stages[-1].log, stages[-1].network
+    assert all(math.isfinite(loss) for stage in stages for loss in stage.log.losses)
+    # The student's losses under the teacher itself. A copy of the teacher has hardly any, which rounding decides, and
+    # that copy teaches the last stage.
+    [log] = [stage.log for stage in stages if stage.name == "8-student"]
+    return log, stages[-1].network
 
 
 def steps(dtype, **options):
@@ -74,11 +78,9 @@ def test_losses_are_near_those_of_float32(stage, kind):
     }
     assert all(map(math.isfinite, log.losses))
     assert log.losses != exact.losses
-    # Of a second distillation already the teacher is another.
-    tolerance = 0.25 if stage is route else 0.1
-    assert log.losses == pytest.approx(exact.losses, rel=tolerance)
+    assert log.losses == pytest.approx(exact.losses, rel=0.1)
     for name, losses in exact.parts.items():
-        assert log.parts[name] == pytest.approx(losses, rel=tolerance)
+        assert log.parts[name] == pytest.approx(losses, rel=0.1)
     assert all(bool(torch.isfinite(parameter).all()) for parameter in network.parameters())
     off = sum((a.float() - b).square().sum() for a, b in zip(network.parameters(), whole.parameters(), strict=True))
     size = sum(parameter.square().sum() for parameter in whole.parameters())
