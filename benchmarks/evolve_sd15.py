@@ -65,7 +65,7 @@ def main() -> None:
             "measured_ms": result.measured_ms,
             "measured_share_of_full": result.measured_ms / result.full_ms,
             "prediction_error": result.prediction_error,
-            "machine_drift": result.machine_drift,
+            "slowdown": result.slowdown,
             "prediction_error_at_equal_speed": result.prediction_error_at_equal_speed,
             "relative_distance_to_full": -result.score.mean,
             "candidates_judged": len(result.history),

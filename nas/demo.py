@@ -260,7 +260,7 @@ def _summary(
         "predicted_ms": result.predicted_ms,
         "measured_ms": result.measured_ms,
         "prediction_error": result.prediction_error,
-        "machine_drift": result.machine_drift,
+        "slowdown": result.slowdown,
         "prediction_error_at_equal_speed": result.prediction_error_at_equal_speed,
         "clip_full": before.mean,
         "clip_full_interval": [before.low, before.high],

@@ -59,8 +59,8 @@ def _table(summary: Mapping[str, Any]) -> str:
 
 
 def _excuse(summary: Mapping[str, Any]) -> str:
-    drift = summary["machine_drift"]
-    if not drift:
+    if not (slowdown := summary["slowdown"]):
         return ""
+    longer = f"{abs(slowdown):.1%} {'longer' if slowdown > 0 else 'shorter'}"
     error = summary["prediction_error_at_equal_speed"]
-    return f"; the machine was {drift:+.1%} slower than for the table: at equal speed {error:+.1%}"
+    return f"; the full network took {longer} than in the table: at equal speed {error:+.1%}"

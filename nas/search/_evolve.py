@@ -16,6 +16,7 @@ from nas.errors import StorageError, TableError
 from nas.quality import Scorer
 from nas.search._actions import FULL, Latencies, can_copy
 from nas.search._budget import Profile, doubt_about, profile, safety_margin
+from nas.search._finalists import Finalists, Measure
 from nas.search._finish import Finish
 from nas.search._greedy import Greedy
 from nas.search._journal import Journal
@@ -60,7 +61,8 @@ def evolve(
     first_look: int | None = None,
     max_rounds: int = 100,
     strategy: Strategy | None = None,
-    measure: bool | Callable[[nn.Module], float] = True,
+    finalists: int = 3,
+    measure: bool | Measure = True,
     storage: str | None = None,
     workload: Workload | None = None,
     report: Report | None = None,
@@ -71,7 +73,9 @@ def evolve(
     judged: removing a block while the network is over the budget; putting a removed one back or duplicating one while
     it is under. An action's value is its score difference, paired by prompt with the current network's score, a
     millisecond of predicted latency. The removals of least value are done, or the additions of most, of which copies
-    must gain beyond the noise. The search ends when nothing can be added that fits and gains.
+    must gain beyond the noise. When nothing can be added that fits and gains, the best networks so far are measured in
+    turns with the full one, and the best that keeps the budget (by the clock, give or take 1 %) is the result. Where
+    none does, the search goes on to a budget that is lower by what the table was wrong.
 
     Every judged candidate is a trial of an Optuna study. A run that was stopped at any point, called again with the
     same arguments, reads what was finished and goes on to the same result. The supernet is left as it was given.
@@ -106,8 +110,9 @@ def evolve(
         first_look: judge on this many prompts first, and only the better half of the candidates on all of them.
         max_rounds: after so many rounds what must still be removed goes at once and nothing is added.
         strategy: replaces the greedy one and its three options.
-        measure: whether to measure the result and the full network on the table's device; or a function that does, from
-            a network to ms.
+        finalists: how many networks within the budget are measured at most.
+        measure: whether to measure the finalists and the full network on the table's device (nothing is measured where
+            that is not here); or a function that does, from a network to ms. With False the table has the last word.
         storage: an Optuna storage URL; a journal file in `workdir` when None.
         workload: what the network shall be used for, a table measured for anything else is refused; the table's own
             when None.
@@ -136,15 +141,15 @@ def evolve(
         strategy=strategy or Greedy(group_size, candidates, exchanges),
         tell=report or _say_to_people,
     )
+    by_clock = Finalists(supernet, lut, float(budget_ms), finalists, measure, search.tell)
     safety = 0.0 if margin is None else safety_margin(lut, margin)
     if doubt := doubt_about(lut):
         search.tell(f"Warning: {doubt}")
         warnings.warn(doubt, UserWarning, stacklevel=2)
     outlook = search.look(budget_ms, safety)
     lessons = Lessons.of(supernet, settings, search.workdir, data=data, teacher=teacher, scheduler=scheduler)
-    found = search.run(outlook.budget_ms, lessons, storage, Finish(lut, search.workdir, lessons, measure))
-    # The table's budget led the search; what was asked for is what the network measured is to be held against.
-    result = replace(found, budget_ms=float(budget_ms), safety_margin=safety)
+    found = search.run(outlook.budget_ms, lessons, storage, by_clock)
+    result = replace(found, safety_margin=safety)
     search.tell(repr(result))
     return result
 
@@ -177,21 +182,23 @@ class _Search:
             self.tell(line)
         return outlook
 
-    def run(self, budget_ms: float, lessons: Lessons, storage: str | None, finish: Finish) -> Evolution:
+    def run(self, budget_ms: float, lessons: Lessons, storage: str | None, finalists: Finalists) -> Evolution:
         """From the first candidate, or the first that the journal lacks, to the result."""
         _make(self.workdir)
-        journal = Journal.open(self.workdir, storage, self._identity(budget_ms, lessons), self.supernet.space)
+        identity = self._identity(budget_ms, lessons) | finalists.identity()
+        journal = Journal.open(self.workdir, storage, identity, self.supernet.space)
         weights = Weights(self.supernet, self.workdir, lessons.train if self.settings.train_steps else None)
         probe, first_look = lessons.probation() if self.settings.probe_steps else None, self.settings.first_look
         judge = Judge(self.supernet, self.scorer, self.lut, journal, weights, probe, first_look)
         rounds = self._rounds(budget_ms, judge, weights)
         try:
             full = judge.judge(Case(0, FULL, self.supernet.space.full))
-            best = rounds.run(self.supernet.current)
-            evolution = finish(best.architecture, rounds.steps, budget_ms, judge, full.score)
+            rounds.run(self.supernet.current)
+            found = finalists.choose(rounds, journal)
+            finish = Finish(self.lut, self.workdir, lessons)
+            return finish(found, rounds.steps, finalists.budget_ms, judge, full.score)
         finally:
             weights.put_back()
-        return evolution
 
     def _rounds(self, budget_ms: float, judge: Judge, weights: Weights) -> Rounds:
         # Where a copy starts as the identity and nothing trains it before it is judged, its gain is exactly zero.
@@ -205,7 +212,7 @@ class _Search:
             budget_ms=budget_ms,
             max_rounds=self.settings.max_rounds,
             copies=changes and can_copy(self.supernet.space, self.lut),
-            on_step=lambda step: self._say(step, budget_ms),
+            on_step=self._say,
         )
 
     def _say(self, step: Step, budget_ms: float) -> None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from nas.supernet import EvolvedUNet
 
 EVOLUTION, HISTORY, UNET = "evolution.json", "history.csv", "unet"
-SCHEMA = 1
+SCHEMA = 2
 
 
 @dataclass(eq=False)
@@ -45,8 +45,8 @@ class Evolution:
         full_ms: latency of the full network, measured; by the table if it was not measured.
         score: score of the result, after `final_steps` of training.
         full_score: score of the full network, before any training of this search.
-        machine_drift: by what fraction the machine was slower when the result was measured than when the table was, as
-            far as the table's canary tells; None if it is not known.
+        slowdown: by what fraction the full network was slower when the result was measured than in the table; None if
+            it is not known.
         safety_margin: how much slower than predicted networks might be, a fraction: the search got under
             budget_ms / (1 + safety_margin) by the table.
     """
@@ -63,7 +63,7 @@ class Evolution:
     full_ms: float
     score: Score
     full_score: Score
-    machine_drift: float | None = None
+    slowdown: float | None = None
     safety_margin: float = 0.0
 
     @property
@@ -83,10 +83,10 @@ class Evolution:
 
     @property
     def prediction_error_at_equal_speed(self) -> float | None:
-        """The same had the machine not drifted meanwhile: how good the table is, apart from how steady the machine."""
-        if self.measured_ms is None or self.machine_drift is None:
+        """The same had the full network been as fast as in the table: the table's error, apart from the machine's."""
+        if self.measured_ms is None or self.slowdown is None:
             return None
-        return self.predicted_ms * (1 + self.machine_drift) / self.measured_ms - 1
+        return self.predicted_ms * (1 + self.slowdown) / self.measured_ms - 1
 
     def __repr__(self) -> str:
         latency = f"{self.predicted_ms:.2f} ms predicted"
@@ -135,7 +135,7 @@ class Evolution:
             "measured_ms",
             "predicted_full_ms",
             "full_ms",
-            "machine_drift",
+            "slowdown",
             "safety_margin",
         )
         return {

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 
 from nas._progress import track
 from nas.architecture import Architecture
-from nas.errors import SearchError
 from nas.quality import Score
 from nas.search._actions import KEEP, Action, Latencies
 from nas.search._judging import COMPLETE, FIRST_LOOK, Case, Judge
@@ -43,7 +42,7 @@ class Rounds:
         budget_ms: the budget.
         max_rounds: after so many rounds nothing is added any more, and what must still be removed goes at once.
         copies: whether duplicating can change a score.
-        on_step: told of each step.
+        on_step: told of each step, and the budget it was taken for.
     """
 
     space: SearchSpace
@@ -54,25 +53,28 @@ class Rounds:
     budget_ms: float
     max_rounds: int
     copies: bool = True
-    on_step: Callable[[Step], None] = lambda step: None
+    on_step: Callable[[Step, float], None] = lambda step, budget_ms: None
     steps: list[Step] = field(default_factory=list)
     visits: list[Visit] = field(default_factory=list)
+    _round: int = 0
     _known: dict[Action, Judgement] = field(default_factory=dict)
 
-    def run(self, start: Architecture) -> Visit:
-        """Search from `start` until the strategy has nothing to do any more; gives the best network within the budget.
+    def run(self, start: Architecture) -> None:
+        """Search from `start` until the strategy has nothing to do any more.
 
-        Raises:
-            SearchError: the strategy ends before the budget is met.
+        It may be called again, with a lower `budget_ms`: the rounds, and what they learned, go on.
         """
         architecture: Architecture | None = start
-        round = 0
         while architecture is not None:
-            self.weights.enter(round, architecture)
-            state = self._look_at(round, architecture)
+            self.weights.enter(self._round, architecture)
+            state = self._look_at(self._round, architecture)
             architecture = self._advance(state)
-            round += 1
-        return self._best()
+            self._round += 1
+
+    def within_budget(self) -> list[Visit]:
+        """The networks that were the current one and keep the budget by the table, the best first."""
+        within = [visit for visit in self.visits if not exceeds(visit.latency_ms, self.budget_ms)]
+        return sorted(within, key=lambda visit: (-visit.score.mean, visit.latency_ms))
 
     def _look_at(self, round: int, architecture: Architecture) -> State:
         kept = self.judge.judge(Case(round, KEEP, architecture))
@@ -103,7 +105,7 @@ class Rounds:
         step = self._act(state, chosen)
         self._forget({action.place for action in chosen})
         self.steps.append(step)
-        self.on_step(step)
+        self.on_step(step, self.budget_ms)
         seen = any(visit.architecture == step.architecture for visit in self.visits)
         return None if seen else step.architecture
 
@@ -137,9 +139,3 @@ class Rounds:
     def _forget(self, places: set[str]) -> None:
         # Where something was done, the same action means something else from now on.
         self._known = {action: known for action, known in self._known.items() if action.place not in places}
-
-    def _best(self) -> Visit:
-        within = [visit for visit in self.visits if not exceeds(visit.latency_ms, self.budget_ms)]
-        if not within:
-            raise SearchError(f"the strategy ended above the budget, at {self.visits[-1].latency_ms:.2f} ms")
-        return max(within, key=lambda visit: (visit.score.mean, -visit.latency_ms))

@@ -208,17 +208,19 @@ def test_a_storage_url_takes_the_place_of_the_journal_file(
     assert not (tmp_path / "one" / "journal.log").exists()
 
 
-def test_measured_latencies_come_from_whoever_measures(evolve: Callable[..., Evolution], tmp_path: Path) -> None:
+def test_measured_latencies_come_from_whoever_measures(
+    evolve: Callable[..., Evolution], small_space: SearchSpace, tmp_path: Path
+) -> None:
     seen = []
 
     def measure(network: object) -> float:
         seen.append(network.architecture)
-        return 10.0 + len(seen)
+        return 1.0 + len(seen)
 
-    result = evolve(measure=measure, workdir=tmp_path / "a")
-    assert (result.measured_ms, result.full_ms) == (11.0, 12.0)
-    again = evolve(measure=measure, workdir=tmp_path / "a")
-    assert (again.measured_ms, again.full_ms) == (11.0, 12.0)
+    result = evolve(measure=measure, workdir=tmp_path / "a", finalists=1)
+    assert seen == [result.architecture, small_space.full]
+    for run in (result, evolve(measure=measure, workdir=tmp_path / "a", finalists=1)):
+        assert (run.measured_ms, run.full_ms) == (2.0, 3.0)
     assert len(seen) == 2
     unmeasured = evolve(measure=False, workdir=tmp_path / "b")
     assert unmeasured.measured_ms is unmeasured.prediction_error is unmeasured.prediction_error_at_equal_speed is None

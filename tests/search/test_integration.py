@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -68,23 +69,28 @@ def test_search_with_probes_training_and_measuring(
     assert kept.config.block_out_channels == tiny_unet.config.block_out_channels
 
 
-def test_the_result_is_measured_on_the_tables_device(
+def test_the_finalists_are_measured_on_the_tables_device(
     evolve: Callable[..., Evolution], small_space: SearchSpace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lut = made_up_table(small_space)
+    full_ms = {small_space.full: Row(30.0, 0.0, 1, 0.0)}
+    lut = replace(made_up_table(small_space), wholes=full_ms)
     asked = []
 
     def measure(unets: dict, table: LatencyTable) -> dict[str, Row]:
-        asked.extend((str(unet.architecture), table) for unet in unets.values())
-        return {name: Row(6.0 + number, 0.0, 1, 0.2) for number, name in enumerate(unets)}
+        asked.append(([str(unet.architecture) for unet in unets.values()], table))
+        return {name: Row(36.0 if name == "full" else 24.0, 0.0, 1, 0.3) for name in unets}
 
     monkeypatch.setattr("nas.latency.measure_networks_ms", measure)
     result = evolve(lut=lut, budget_ms=27.0, measure=True)
-    assert (result.measured_ms, result.full_ms) == (6.0, 7.0)
-    assert asked == [(str(result.architecture), lut), (str(small_space.full), lut)]
-    assert result.machine_drift == 0.2
-    assert result.prediction_error == pytest.approx(result.predicted_ms / 6.0 - 1)
-    assert result.prediction_error_at_equal_speed == pytest.approx(result.predicted_ms / 5.0 - 1)
+    assert (result.measured_ms, result.full_ms) == (24.0, 36.0)
+    (networks, table), *more = asked
+    assert not more
+    assert networks[0] == str(result.architecture)
+    assert networks[-1] == str(small_space.full)
+    assert table is lut
+    assert result.slowdown == pytest.approx(0.2)
+    assert result.prediction_error == pytest.approx(result.predicted_ms / 24.0 - 1)
+    assert result.prediction_error_at_equal_speed == pytest.approx(result.predicted_ms / 20.0 - 1)
 
 
 def test_on_a_device_that_is_elsewhere_nothing_is_measured(
