@@ -74,8 +74,10 @@ def evolve(
     it is under. An action's value is its score difference, paired by prompt with the current network's score, a
     millisecond of predicted latency. The removals of least value are done, or the additions of most, of which copies
     must gain beyond the noise. When nothing can be added that fits and gains, the best networks so far are measured in
-    turns with the full one, and the best that keeps the budget (by the clock, give or take 1 %) is the result. Where
-    none does, the search goes on to a budget that is lower by what the table was wrong.
+    turns with the full one, and the best that keeps the budget by the clock (give or take 1 %) is the result. Where
+    none does, the search goes on to a budget that is lower by what the table was wrong. A machine on which the full
+    network takes longer than in the table is disturbed: the networks are measured again, and if that stays so, what it
+    takes longer is not held against them; `slowdown` in the result says so.
 
     Every judged candidate is a trial of an Optuna study. A run that was stopped at any point, called again with the
     same arguments, reads what was finished and goes on to the same result. The supernet is left as it was given.

@@ -56,7 +56,7 @@ class Finish:
             budget_ms=budget_ms,
             predicted_ms=self.lut.latency_ms(architecture),
             measured_ms=found.measured_ms,
-            slowdown=self._slowdown(full, found.full_ms),
+            slowdown=found.slowdown,
             predicted_full_ms=predicted_full_ms,
             full_ms=found.full_ms or predicted_full_ms,
             score=score,
@@ -77,7 +77,3 @@ class Finish:
         judge.journal.note(_KEPT, str(architecture))
         self.lessons.forget()
         return unet.eval()
-
-    def _slowdown(self, full: Architecture, full_ms: float | None) -> float | None:
-        then = getattr(self.lut, "wholes", {}).get(full)
-        return None if full_ms is None or then is None else full_ms / then.latency_ms - 1

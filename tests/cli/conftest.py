@@ -69,4 +69,6 @@ def known_times(monkeypatch: pytest.MonkeyPatch) -> None:
     derive = SearchSpace.from_unet
     monkeypatch.setattr(SearchSpace, "from_unet", lambda unet, **options: with_few_choices(derive(unet, **options)))
     monkeypatch.setattr(LatencyTable, "measure", lambda space, **options: table_of(space))
-    monkeypatch.setattr("nas.latency.measure_networks_ms", lambda unets, table: dict.fromkeys(unets, Row(5.0, 0.1, 3)))
+    monkeypatch.setattr(
+        "nas.latency.measure_networks_ms", lambda unets, table, **_: dict.fromkeys(unets, Row(5.0, 0.1, 3))
+    )

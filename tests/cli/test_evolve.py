@@ -89,7 +89,7 @@ def test_what_cannot_be_done_is_one_sentence(evolve: Run, more: tuple, word: str
 
 
 def test_a_table_of_a_device_that_is_elsewhere(evolve: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    def elsewhere(unets: dict, table: object) -> None:
+    def elsewhere(unets: dict, table: object, **_: object) -> None:
         raise DeviceError("torch-cuda is not here")
 
     monkeypatch.setattr("nas.latency.measure_networks_ms", elsewhere)

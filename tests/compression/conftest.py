@@ -52,7 +52,9 @@ def known_times() -> Iterator[pytest.MonkeyPatch]:
             "nas.compression._plan.measure_decoders_ms",
             lambda vaes, **options: {"original": Row(DECODER_MS, 0.0, 3), "slim": Row(SLIM_MS, 0.0, 3)},
         )
-        patch.setattr("nas.latency.measure_networks_ms", lambda unets, table: dict.fromkeys(unets, Row(5.0, 0.1, 3)))
+        patch.setattr(
+            "nas.latency.measure_networks_ms", lambda unets, table, **_: dict.fromkeys(unets, Row(5.0, 0.1, 3))
+        )
         yield patch
 
 

@@ -14,7 +14,7 @@ import nas
 from nas import Architecture, Evolution, LatencyTable, SearchSpace, Supernet, TeacherDistance, Workload
 from nas.demo import SMOKE
 from nas.errors import DeviceError
-from nas.latency import Row, measure_network_ms
+from nas.latency import Row, Timing, measure_network_ms
 from nas.training import TrainingData
 
 ONCE = SMOKE.timing
@@ -69,34 +69,40 @@ def test_search_with_probes_training_and_measuring(
     assert kept.config.block_out_channels == tiny_unet.config.block_out_channels
 
 
+@pytest.mark.parametrize("slower_at_looks", [(0.0,), (-0.1,), (0.3, 0.0), (0.2, 0.4), (0.4, 0.2)])
 def test_the_finalists_are_measured_on_the_tables_device(
-    evolve: Callable[..., Evolution], small_space: SearchSpace, monkeypatch: pytest.MonkeyPatch
+    evolve: Callable[..., Evolution],
+    small_space: SearchSpace,
+    monkeypatch: pytest.MonkeyPatch,
+    slower_at_looks: tuple[float, ...],
 ) -> None:
-    full_ms = {small_space.full: Row(30.0, 0.0, 1, 0.0)}
-    lut = replace(made_up_table(small_space), wholes=full_ms)
-    asked = []
+    lut = replace(made_up_table(small_space), wholes={small_space.full: Row(30.0, 0.0, 1, 0.0)})
+    asked, speeds = [], iter(slower_at_looks)
 
-    def measure(unets: dict, table: LatencyTable) -> dict[str, Row]:
+    def measure(unets: dict, table: LatencyTable, *, timing: Timing) -> dict[str, Row]:
         asked.append(([str(unet.architecture) for unet in unets.values()], table))
-        return {name: Row(36.0 if name == "full" else 24.0, 0.0, 1, 0.3) for name in unets}
+        slower = 1 + next(speeds)
+        return {name: Row(slower * (30.0 if name == "full" else 25.0), 0.0, 1, 0.3) for name in unets}
 
     monkeypatch.setattr("nas.latency.measure_networks_ms", measure)
     result = evolve(lut=lut, budget_ms=27.0, measure=True)
-    assert (result.measured_ms, result.full_ms) == (24.0, 36.0)
-    (networks, table), *more = asked
-    assert not more
-    assert networks[0] == str(result.architecture)
-    assert networks[-1] == str(small_space.full)
-    assert table is lut
-    assert result.slowdown == pytest.approx(0.2)
-    assert result.prediction_error == pytest.approx(result.predicted_ms / 24.0 - 1)
-    assert result.prediction_error_at_equal_speed == pytest.approx(result.predicted_ms / 20.0 - 1)
+    # A machine that is slower than it was is looked at again, and its best look counts, but not against the network.
+    slowdown = min(slower_at_looks)
+    assert result.slowdown == pytest.approx(slowdown)
+    assert (result.measured_ms, result.full_ms) == pytest.approx((25.0 * (1 + slowdown), 30.0 * (1 + slowdown)))
+    assert len(asked) == len(slower_at_looks)
+    for networks, table in asked:
+        assert networks[0] == str(result.architecture)
+        assert networks[-1] == str(small_space.full)
+        assert table is lut
+    assert result.prediction_error == pytest.approx(result.predicted_ms / 25.0 / (1 + slowdown) - 1)
+    assert result.prediction_error_at_equal_speed == pytest.approx(result.predicted_ms / 25.0 - 1)
 
 
 def test_on_a_device_that_is_elsewhere_nothing_is_measured(
     evolve: Callable[..., Evolution], small_space: SearchSpace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(unets: dict, table: LatencyTable) -> dict[str, Row]:
+    def refuse(unets: dict, table: LatencyTable, *, timing: Timing) -> dict[str, Row]:
         raise DeviceError("no such device here")
 
     monkeypatch.setattr("nas.latency.measure_networks_ms", refuse)
