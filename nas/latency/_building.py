@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from nas._fingerprint import fingerprint_of_texts
 from nas.architecture import Architecture, Block
 from nas.latency._bundles import Subject, bundle, bundle_size, row_of_bundle
-from nas.latency._canary import bench_on
+from nas.latency._canary import CANARY_WEIGHTS, bench_on
 from nas.latency._network import distinct_architectures
 from nas.latency._provenance import provenance_of
 from nas.latency._row import Row
@@ -254,10 +254,12 @@ def instances_of(
     """How many instances of a module are to be run in turn, see `Device.working_set_mb`.
 
     Weights come from memory in the network if the network's weights as a whole do not fit into the cache: as many
-    instances as have together the weights of the network, or as empty any cache, whichever is less.
+    instances as have together the weights of the network, or as empty any cache, whichever is less. The canary's, which
+    is executed in between, are as good as the others' to that end: counted for nothing they would empty a cache that
+    the network leaves full.
     """
     size = _BYTES[precision]
     own = size * _weights(module)
     wanted = min(working_set_mb * 2**20, size * space.parameters)
-    needed = -(-wanted // own) if own else 1
+    needed = -(-wanted // (own + size * CANARY_WEIGHTS)) if own else 1
     return int(max(min_instances, min(needed, _MAX_INSTANCES)))

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 # Its weights are to come from memory, as a network's do: others may be busy there while the cores are free.
 CANARY_INSTANCES = 32
+# Numbers in an instance. They pass through the caches between any two executions of what is measured.
+CANARY_WEIGHTS = 173_824
 
 
 def bench_on(device: Device, precision: str, timing: Timing, *, canary_ms: float | None = None) -> Bench:
