@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from nas._fingerprint import fingerprint_of_texts
 from nas.architecture import Architecture, Block
 from nas.latency._bundles import Subject, bundle, bundle_size, row_of_bundle
-from nas.latency._canary import CANARY_WEIGHTS, bench_on
+from nas.latency._canary import CANARY_WEIGHTS, bench_on, canary_provenance
 from nas.latency._network import distinct_architectures
 from nas.latency._provenance import provenance_of
 from nas.latency._row import Row
@@ -150,7 +150,7 @@ def build(
         visits=visits and Visits(Path(visits), _title(space, workload, device, bench.timing)),
     )
     found = {"attention": attention_of(space), "loading_seconds": round(loading.seconds, 3)}
-    provenance = provenance_of(device, workload, bench, **found)
+    provenance = provenance_of(device, workload, bench, **found, **canary_provenance())
     return Built.of(rows, provenance, wholes=plan.wholes, bundles=plan.bundles)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from nas.architecture import Architecture
 from nas.errors import ModelError, TableError
-from nas.latency._canary import bench_on
+from nas.latency._canary import bench_on, canary_provenance
 from nas.latency._provenance import now
 from nas.latency._row import Row
 from nas.latency._timing import Timing
@@ -81,9 +81,10 @@ def _as_it_is(unet: nn.Module) -> nn.Module:
 
 
 def canary_ms_of(table: LatencyTable) -> float | None:
-    """The canary's time while the table was measured, where it is known."""
-    known = table.provenance.get("canary_ms")
-    return float(known) if isinstance(known, int | float) and known > 0 else None
+    """The canary's time while the table was measured, where it is known and was the same canary."""
+    known, provenance = table.provenance.get("canary_ms"), canary_provenance()
+    same = provenance.items() <= table.provenance.items()
+    return float(known) if same and isinstance(known, int | float) and known > 0 else None
 
 
 def as_device(device: str | Device, *, threads: int | None = None) -> Device:

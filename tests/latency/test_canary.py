@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
-from nas import SearchSpace
+from dataclasses import replace
+
+from nas import LatencyTable, SearchSpace
 from nas.latency._building import instances_of
-from nas.latency._canary import CANARY_WEIGHTS, make_canary
+from nas.latency._canary import CANARY_INSTANCES, CANARY_WEIGHTS, make_canary
+from nas.latency._network import canary_ms_of
 from nas.unet import make_block
 
 
 def test_its_weights_are_counted() -> None:
     module, _ = make_canary()
-    assert CANARY_WEIGHTS == sum(parameter.numel() for parameter in module.parameters())
+    assert sum(parameter.numel() for parameter in module.parameters()) == CANARY_WEIGHTS
+
+
+def test_all_of_it_is_larger_than_a_cache() -> None:
+    assert 4 * CANARY_WEIGHTS * CANARY_INSTANCES > 64 * 2**20
+
+
+def test_a_table_of_another_canary_has_no_time_to_compare_with(fake_table: LatencyTable) -> None:
+    assert canary_ms_of(fake_table) == fake_table.provenance["canary_ms"]
+    for change in ({"canary_weights": 1}, {"canary_ms": "none"}):
+        other = replace(fake_table, provenance={**fake_table.provenance, **change})
+        assert canary_ms_of(other) is None
+    older = {name: value for name, value in fake_table.provenance.items() if name != "canary_weights"}
+    assert canary_ms_of(replace(fake_table, provenance=older)) is None
 
 
 def test_instances_and_the_canaries_in_between_take_as_much_as_the_network(tiny_space: SearchSpace) -> None:

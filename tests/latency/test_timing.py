@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from nas.latency import Timing
-from nas.latency._canary import bench_on, canary_on
+from nas.latency._canary import CANARY_WEIGHTS, bench_on, canary_on
 from nas.latency._row import Row
 from nas.latency._timing import Canary, Sample, is_settled, row_of, undisturbed, visit
 from nas.latency.testing import FakeDevice
 
-# The fake canary's weights, in thousands, at 1e-3 ms each.
-CANARY_MS = 173.824
+# At 1e-3 ms a weight.
+CANARY_MS = CANARY_WEIGHTS / 1000
 
 
 def steady() -> float:
@@ -179,19 +179,20 @@ def test_what_was_measured_while_the_machine_was_slow_is_measured_again() -> Non
 
 
 def test_drift_that_stays_is_recorded_with_its_sign() -> None:
-    device = FakeDevice(speed=lambda clock: 1.2 if clock > 20_000 else 1.0)
-    rows = measured(device, Timing(extra_seconds=0, min_seconds=2.0), 12)
+    device = FakeDevice(speed=lambda clock: 1.2 if clock > 70_000 else 1.0)
+    rows = measured(device, Timing(extra_seconds=0, min_seconds=7.0, max_seconds=10.5), 12)
     assert sorted({round(row.drift, 3) for row in rows.values()}) == [0.0, 0.2]
 
 
 def test_measuring_again_ends_when_its_time_is_over() -> None:
     def clock_after(extra_seconds: float) -> float:
         device = FakeDevice(speed=lambda clock: 1.2)
-        measured(device, Timing(extra_seconds=extra_seconds, min_repeats=3), 8, canary_ms=CANARY_MS)
+        timing = Timing(extra_seconds=extra_seconds, min_repeats=3, max_seconds=10.5)
+        measured(device, timing, 8, canary_ms=CANARY_MS)
         return device.clock_ms
 
-    # Warming up does not count, which with a canary a thousand times as slow as the block is almost half of a visit.
-    assert 30_000 < clock_after(30) - clock_after(0) < 45_000
+    # Warming up does not count, which with a canary thousands of times as slow as the block is almost half of a visit.
+    assert 105_000 < clock_after(105) - clock_after(0) < 157_000
 
 
 def test_the_spread_is_that_of_all_samples_that_count() -> None:

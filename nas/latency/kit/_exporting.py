@@ -14,7 +14,7 @@ from nas._progress import track
 from nas.errors import DeviceError, StorageError, TableError
 from nas.latency._building import Plan, attention_of, instances_of, passes_of
 from nas.latency._bundles import Subject
-from nas.latency._canary import CANARY_INSTANCES, make_canary
+from nas.latency._canary import CANARY_INSTANCES, canary_provenance, make_canary
 from nas.latency._provenance import workload_provenance
 from nas.latency.devices._machine import versions
 from nas.latency.kit._manifest import LIBRARY, PACKAGES, RESULTS, SCRIPT, Manifest, Package, tree_sha256
@@ -136,6 +136,7 @@ def export_kit(
                 "attention": attention_of(space),
                 **converter.provenance(),
                 **workload_provenance(workload),
+                **canary_provenance(),
             },
             canary=canary,
             packages=packages,
