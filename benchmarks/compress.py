@@ -1,8 +1,9 @@
 """Is the compressed model, in few steps, as good as the full one in many, and how much sooner is its picture there?
 
 A recipe of `nas.compress` is followed. Beside its model, the full UNet is distilled to as few steps in other
-ways: by the vanilla loss and by the CFG-aware one, directly and progressively. All of them, and the full model at all
-its steps and at few, with DDIM and with DPM-Solver++, draw the test captions from the same noise at every guidance.
+ways: by the vanilla loss and by the CFG-aware one, directly, progressively and by consistency. All of them, and the
+full model at all its steps and at few, with DDIM and with DPM-Solver++, draw the test captions from the same noise at
+every guidance.
 Then the full and the compressed pipeline make one picture from one text, in turns, in this process:
 
     python benchmarks/compress.py --recipe recipes/emoji/compress.yaml --workdir run --json compress.json
@@ -40,6 +41,7 @@ WAYS = {
     "CFG-aware, direct": (1, {}),
     "CFG-aware, progressive": (4, {}),
     "CFG-aware, direct, folded": (1, {"fold": True}),
+    "CFG-aware, consistency": (1, {"teacher_steps": 64}),
 }
 
 

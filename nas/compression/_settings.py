@@ -180,6 +180,8 @@ class StepSettings(_Training):
         route: steps of sampling after each distillation, the last those of the recipe; twice those and those when None.
             One number is the direct route.
         fold: fold the guidance into the UNet, so that a step is one evaluation instead of two.
+        teacher_steps: None for two steps of the teacher at once; more than the recipe's steps for multistep consistency
+            distillation, see `nas.training.distil_steps`.
         v_training_steps: of the training to v-prediction, where the pipeline predicts noise.
         zero_snr: see `nas.training.to_v_prediction`.
         guided_share: how many samples have the CFG-aware loss, see `nas.training.distil_steps`.
@@ -190,6 +192,7 @@ class StepSettings(_Training):
 
     route: Sequence[int] | None = None
     fold: bool = False
+    teacher_steps: int | None = None
     v_training_steps: int = 2000
     zero_snr: bool = True
     guided_share: float | None = None
@@ -200,6 +203,8 @@ class StepSettings(_Training):
     def __post_init__(self) -> None:
         super().__post_init__()
         _whole(self, "v_training_steps")
+        if self.teacher_steps is not None:
+            _whole(self, "teacher_steps")
         route, between = self.route, self.guidance_range
         if route is not None and (not isinstance(route, Sequence) or not all(map(_is_number, route)) or not route):
             raise NasError(f"route is {route!r}; it must be numbers of steps that descend, at least one")

@@ -240,6 +240,7 @@ class StepDistillation(Stage):
             guided_share=settings.guided_share,
             guidance_range=recipe.guidance_range,
             balanced=settings.balanced,
+            teacher_steps=settings.teacher_steps,
             original_share=settings.original_share,
             seed=recipe.seed,
             **settings.options(),

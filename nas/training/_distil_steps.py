@@ -1,4 +1,4 @@
-"""Step distillation: a student learns to make in one step what its teacher makes in two."""
+"""Step distillation: a student learns to make in one step what its teacher makes in two or more."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nas.training._batches import EMPTY_CONTEXT_SHARE
 from nas.training._checks import check_training
 from nas.training._data import TrainingData
 from nas.training._loop import TrainingLog, train
-from nas.training._step_objective import StepObjective, StepSettings
+from nas.training._step_objective import ConsistencyObjective, StepObjective, StepSettings
 from nas.training.step_distillation import GUIDANCE_RANGE, GUIDED_SHARE, ORIGINAL_SHARE
 from nas.unet import folded_width
 
@@ -29,6 +29,7 @@ def distil_steps(
     scheduler: Any,
     student_steps: int,
     steps: int,
+    teacher_steps: int | None = None,
     guided_share: float | None = None,
     guidance_range: tuple[float, float] = GUIDANCE_RANGE,
     balanced: bool = False,
@@ -58,11 +59,14 @@ def distil_steps(
 
     Args:
         student: starts best from the teacher's weights, or from those of a network distilled to twice the steps.
-        teacher: the network of twice the steps; shares no weights with the student.
+        teacher: the network of more steps; shares no weights with the student.
         data: clean latents and contexts, best sampled with guidance (`synthetic_data`).
         scheduler: any diffusers scheduler with v-prediction: noise schedule and spacing of the steps. Not changed.
         student_steps: steps of the student after the training; it learns at the timesteps of these.
         steps: training steps in all, those before an interruption included; 0 does nothing.
+        teacher_steps: None: twice the student's, of which it learns to make two at once. Given, more than the
+            student's: multistep consistency distillation (https://arxiv.org/abs/2403.06807), where the teacher makes
+            one of so many steps from any timestep, and the student as it is by then the rest of its own.
         guided_share: how many samples have the CFG-aware loss, the others the vanilla one. None: the paper's 0.1, or
             all for a student that is told the guidance.
         guidance_range: w of the guided samples is uniform in it; better that of later use than the paper's wide one.
@@ -105,6 +109,7 @@ def distil_steps(
         guided_share = GUIDED_SHARE if folded_width(student) is None else 1.0
     settings = StepSettings(
         student_steps=student_steps,
+        teacher_steps=teacher_steps,
         guided_share=guided_share,
         guidance_range=tuple(guidance_range),
         balanced=balanced,
@@ -118,7 +123,8 @@ def distil_steps(
         gradient_clip=gradient_clip,
         ema_decay=ema_decay,
     )
-    objective = StepObjective(teacher, data, scheduler, settings)
+    make = StepObjective if teacher_steps is None else ConsistencyObjective
+    objective = make(teacher, data, scheduler, settings)
     return train(
         student,
         objective,

@@ -56,23 +56,50 @@ def step_timesteps(timesteps: Tensor, steps: int, *, total: int = 1000) -> tuple
     return middle, end
 
 
+def consistency_timesteps(
+    timesteps: Tensor, grid: Tensor, teacher_steps: int, *, total: int = 1000
+) -> tuple[Tensor, Tensor]:
+    """Where a step of the teacher lands from anywhere, and where the student's step that passes there ends.
+
+    Args:
+        timesteps: `[b]`, none above the grid.
+        grid: the student's `[n]`, as diffusers sets them; its steps go `total // n` lower.
+        teacher_steps: so many steps the teacher makes in all, each `total // teacher_steps` lower; it stops where the
+            student's step ends.
+
+    Returns:
+        Middle and end `[b]`; both are the same where the teacher gets to the end.
+
+    Raises:
+        NasError: not more steps than the student's, or more than there are timesteps.
+    """
+    if not len(grid) < teacher_steps <= total:
+        raise NasError(
+            f"teacher_steps is {teacher_steps}; it must be more than the student's {len(grid)}, up to {total}"
+        )
+    ascending = grid.to(timesteps.device).sort().values
+    end = (ascending[torch.searchsorted(ascending, timesteps)] - total // len(grid)).clamp_min(-1)
+    return torch.maximum(timesteps - total // teacher_steps, end), end
+
+
 def two_steps(
     alphas_cumprod: Tensor, timesteps: Tensor, middle: Tensor, end: Tensor, *, like: Tensor, final: float | Tensor = 1.0
 ) -> TwoSteps:
-    """Noise levels at t > t' > t'', shaped to multiply `like` `[b x ...]`, in float32 or better.
+    """Noise levels at t > t' >= t'', shaped to multiply `like` `[b x ...]`, in float32 or better.
 
     Args:
         alphas_cumprod: squared signal amplitudes of the schedule `[n]`.
         timesteps: t `[b]`.
         middle: t' `[b]`.
-        end: t'' `[b]`, below 0 for the end of sampling.
+        end: t'' `[b]`, below 0 for the end of sampling. Where it is the middle too, the second step stands still.
         like: the latents.
         final: squared signal amplitude at the end of sampling, a scheduler's `final_alpha_cumprod`.
 
     Raises:
         NasError: timesteps that do not descend or are not of the schedule.
     """
-    if not bool(((timesteps > middle) & (middle > end) & (middle >= 0) & (timesteps < len(alphas_cumprod))).all()):
+    inside = (timesteps < len(alphas_cumprod)) & ((middle >= 0) | (middle == end))
+    if not bool(((timesteps > middle) & (middle >= end) & inside).all()):
         raise NasError(
             f"timesteps {few(timesteps)}, {few(middle)}, {few(end)} do not descend within the schedule's "
             f"{len(alphas_cumprod)}; only the last may lie below 0"

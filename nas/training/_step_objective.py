@@ -1,4 +1,4 @@
-"""The losses of step distillation: one step of a student against two of its teacher, and against the data."""
+"""The losses of step distillation: one step of a student against what leads there in two, and against the data."""
 
 from __future__ import annotations
 
@@ -23,14 +23,17 @@ from nas.training.step_distillation import (
     GUIDANCE_RANGE,
     GUIDED_SHARE,
     ORIGINAL_SHARE,
+    Steps,
     TwoSteps,
+    consistency_timesteps,
     draw_guidance,
     guidance_gain,
+    guided_steps,
     original_weight,
     plain_and_guided,
     step_loss,
     step_timesteps,
-    teacher_target,
+    target_of_steps,
     two_steps,
 )
 from nas.unet import folded_width, guidance_embedding
@@ -44,6 +47,7 @@ class StepSettings(Settings):
     """The settings of step distillation; see `distil_steps`."""
 
     student_steps: int
+    teacher_steps: int | None = None
     guided_share: float = GUIDED_SHARE
     guidance_range: tuple[float, float] = GUIDANCE_RANGE
     balanced: bool = False
@@ -54,6 +58,8 @@ class StepSettings(Settings):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_whole_number("student_steps", self.student_steps)
+        if self.teacher_steps is not None:
+            require_whole_number("teacher_steps", self.teacher_steps)
         self.require("from 0 to 1", lambda value: 0 <= value <= 1, "guided_share", "empty_context_share")
         self.require("of at least 0", lambda value: value >= 0, "original_share")
         draw_guidance(1, generator=torch.Generator(), share=self.guided_share, between=self.guidance_range)
@@ -67,7 +73,7 @@ class _Task(NamedTuple):
         levels: the three noise levels.
         contexts: `[b x l x d]`.
         guidance: w of each sample `[b]`.
-        target: the x of the teacher's two steps, like z.
+        target: the x of the two steps, like z.
         by_data: v by the data, like z.
         from_data: for which samples L_ori applies `[b]`.
         share: of the batch.
@@ -100,14 +106,15 @@ class StepObjective:
             )
         self.scheduler.set_timesteps(settings.student_steps)
         self.grid = self.scheduler.timesteps
-        self._levels(self.grid, like=self.grid[:, None].float())
+        drawn = self._drawn()
+        self._levels(drawn, like=drawn[:, None].float())
         self.batches = Batches(
             data,
             scheduler,
             batch_size=settings.batch_size,
             seed=settings.seed,
             empty_context_share=settings.empty_context_share,
-            timesteps=self.grid,
+            timesteps=drawn,
         )
 
     def fingerprint(self) -> str:
@@ -137,9 +144,10 @@ class StepObjective:
             return _run(network, model, batch.noisy, batch.timesteps, batch.contexts, guidance=told)
 
         def teach() -> None:
-            with torch.no_grad(), in_mode(self.teacher, training=False):
-                for part, doubled in zip(step.parts, guided, strict=True):
-                    say(self.teacher, self.teacher, part, doubled)
+            for part, doubled in zip(step.parts, guided, strict=True):
+                for network in self._teachers(step.network):
+                    with torch.no_grad(), in_mode(network, training=False):
+                        say(network, network, part, doubled)
 
         def losses(part: Part, doubled: int) -> Losses:
             said = say(step.network, step.model, part, doubled)
@@ -160,7 +168,7 @@ class StepObjective:
         z, from_data = self._start(batch, levels)
         if folded_width(network) is not None:
             from_data = from_data & (guidance.to(z.device) == 1)
-        target = self._target(z, levels, batch.contexts, guidance)
+        target = self._target(network, z, levels, batch.contexts, guidance)
         return _Task(z, levels, batch.contexts, guidance, target, batch.target, from_data, part.share)
 
     def _gamma(self, step: Step, tasks: list[_Task]) -> Tensor | None:
@@ -197,9 +205,20 @@ class StepObjective:
     def _empty(self) -> Tensor:
         return self.data.empty_context
 
+    def _drawn(self) -> Tensor:
+        """The timesteps that are learned at."""
+        return self.grid
+
+    def _places(self, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+        """Where the two steps that make the target land."""
+        return step_timesteps(timesteps, self.settings.student_steps, total=len(self.scheduler.alphas_cumprod))
+
+    def _teachers(self, network: nn.Module) -> tuple[nn.Module, nn.Module]:
+        """The networks that make these two steps."""
+        return self.teacher, self.teacher
+
     def _levels(self, timesteps: Tensor, *, like: Tensor) -> TwoSteps:
-        schedule = self.scheduler.alphas_cumprod
-        places = step_timesteps(timesteps, self.settings.student_steps, total=len(schedule))
+        schedule, places = self.scheduler.alphas_cumprod, self._places(timesteps)
         return two_steps(schedule, timesteps, *places, like=like, final=self.scheduler.final_alpha_cumprod)
 
     def _start(self, batch: Batch, levels: TwoSteps) -> tuple[Tensor, Tensor]:
@@ -210,13 +229,38 @@ class StepObjective:
         first = (levels.start.timesteps == self.grid.max().item()) & (levels.start.alpha.flatten() > 0)
         return torch.where(first.view(-1, 1, 1, 1), noise.to(batch.noisy), batch.noisy), ~first
 
-    def _target(self, z: Tensor, levels: TwoSteps, contexts: Tensor, guidance: Tensor) -> Tensor:
-        teacher = self.teacher
-        with in_mode(teacher, training=False):
-            if folded_width(teacher) is None:
-                predict = partial(_run, teacher, teacher)
-                return teacher_target(predict, z, levels, contexts, empty=self._empty.to(contexts), guidance=guidance)
-            return teacher_target(partial(_run, teacher, teacher, guidance=guidance), z, levels, contexts)
+    def _target(self, network: nn.Module, z: Tensor, levels: TwoSteps, contexts: Tensor, guidance: Tensor) -> Tensor:
+        first, second = self._teachers(network)
+        with in_mode(first, training=False), in_mode(second, training=False):
+            steps = (self._steps_of(each, contexts, guidance) for each in (first, second))
+            return target_of_steps(*steps, z, levels)
+
+    def _steps_of(self, network: nn.Module, contexts: Tensor, guidance: Tensor) -> Steps:
+        if folded_width(network) is None:
+            predict = partial(_run, network, network)
+            return guided_steps(predict, contexts, empty=self._empty.to(contexts), guidance=guidance)
+        return guided_steps(partial(_run, network, network, guidance=guidance), contexts)
+
+
+class ConsistencyObjective(StepObjective):
+    """One step of the student, from anywhere, against a short one of the teacher and the rest of the student's own.
+
+    Multistep consistency distillation (https://arxiv.org/abs/2403.06807): the student is what makes the rest of the
+    step, without gradient and as it is by then.
+    """
+
+    def _drawn(self) -> Tensor:
+        every = torch.arange(int(self.grid.max()) + 1)
+        _, end = self._places(every)
+        # Of spacings that do not divide the schedule evenly some timesteps lie between two of diffusers' steps.
+        return every[every > end]
+
+    def _places(self, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+        total = len(self.scheduler.alphas_cumprod)
+        return consistency_timesteps(timesteps, self.grid, self.settings.teacher_steps, total=total)
+
+    def _teachers(self, network: nn.Module) -> tuple[nn.Module, nn.Module]:
+        return self.teacher, network
 
 
 def _predict(

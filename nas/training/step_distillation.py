@@ -31,6 +31,8 @@ optimum at every z, for a network of any size; "trained" are small networks. Und
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -46,8 +48,11 @@ from nas.training._guided import (
     guided,
     plain_and_guided,
 )
-from nas.training._levels import Level, TwoSteps, few, step_timesteps, two_steps
+from nas.training._levels import Level, TwoSteps, consistency_timesteps, few, step_timesteps, two_steps
 from nas.training.losses import clean_from_v, data_loss, noise_from_v, v_target
+
+Steps = Callable[[Tensor, Level, Level], Tensor]
+"""`step(z, start, end) -> z`: latents `[b x ...]` at one noise level, brought to another."""
 
 # The paper's part of L_ori in the whole.
 ORIGINAL_SHARE = 0.2
@@ -59,19 +64,23 @@ __all__ = [
     "Level",
     "Predict",
     "PredictGuided",
+    "Steps",
     "TwoSteps",
     "both_branches",
     "cfg_aware_loss",
+    "consistency_timesteps",
     "ddim_step",
     "draw_guidance",
     "folded_loss",
     "guidance_gain",
     "guided",
+    "guided_steps",
     "original_loss",
     "original_weight",
     "plain_and_guided",
     "step_loss",
     "step_timesteps",
+    "target_of_steps",
     "teacher_target",
     "total_loss",
     "truncated_snr",
@@ -98,7 +107,44 @@ def two_step_target(z: Tensor, landed: Tensor, start: Level, end: Level) -> Tens
     return (landed - ratio * z) / (end.alpha - ratio * start.alpha)
 
 
+def guided_steps(
+    predict: Predict,
+    contexts: Tensor,
+    *,
+    empty: Tensor | None = None,
+    guidance: float | Tensor = 1.0,
+    dtype: torch.dtype | None = None,
+) -> Steps:
+    """A network's guided DDIM steps as a function of where they start and end.
+
+    Args:
+        predict: the network.
+        contexts: `[b x l x d]`.
+        empty: the empty text's context `[1 x l x d]`, which guidance needs.
+        guidance: w, a number or one for each sample `[b]`; a sample of w = 1 costs one evaluation a step, not two.
+        dtype: of the latents that the network is shown; their own when None. Steps are computed in float32 or better.
+    """
+
+    def step(z: Tensor, start: Level, end: Level) -> Tensor:
+        # A step that begins at the end of sampling stands still, whatever a network says there.
+        shown, timesteps = z.to(dtype or z.dtype), start.timesteps.clamp_min(0)
+        _, v = plain_and_guided(predict, shown, timesteps, contexts, empty, guidance)
+        return ddim_step(z, v, start, end)
+
+    return step
+
+
 @torch.no_grad()
+def target_of_steps(first: Steps, second: Steps, z: Tensor, steps: TwoSteps) -> Tensor:
+    """x* `[b x ...]` of the step that leads where two others lead one after the other; no gradient.
+
+    With the teacher's steps for both it is progressive distillation's. With the student's own for the second one, which
+    then ends the step that passes by z, it is multistep consistency distillation's (https://arxiv.org/abs/2403.06807).
+    """
+    landed = second(first(z, steps.start, steps.middle), steps.middle, steps.end)
+    return two_step_target(z, landed, steps.start, steps.end)
+
+
 def teacher_target(
     teacher: Predict,
     z: Tensor,
@@ -121,11 +167,8 @@ def teacher_target(
     Raises:
         NasError: guidance without the empty text's context.
     """
-    at = z
-    for start, end in (steps[:2], steps[1:]):
-        _, v = plain_and_guided(teacher, at.to(z.dtype), start.timesteps, contexts, empty, guidance)
-        at = ddim_step(at, v, start, end)
-    return two_step_target(z, at, steps.start, steps.end)
+    step = guided_steps(teacher, contexts, empty=empty, guidance=guidance, dtype=z.dtype)
+    return target_of_steps(step, step, z, steps)
 
 
 def truncated_snr(level: Level) -> Tensor:

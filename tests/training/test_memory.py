@@ -29,7 +29,7 @@ from nas.training._rehearsal import _Alive, most_alive
 from nas.training._robust import RobustObjective
 from nas.training._run import Run
 from nas.training._settings import RobustSettings
-from nas.training._step_objective import StepObjective, StepSettings
+from nas.training._step_objective import ConsistencyObjective, StepObjective, StepSettings
 from nas.training.losses import data_loss
 
 CPU = torch.device("cpu")
@@ -142,6 +142,11 @@ def steps_scenario(guided_share=1.0):
     return make_unet(), StepObjective(make_teacher(), make_data(), SCHEDULER, settings)
 
 
+def consistency_scenario():
+    settings = StepSettings(student_steps=4, teacher_steps=20, batch_size=6, guided_share=1.0)
+    return make_unet(), ConsistencyObjective(make_teacher(), make_data(), SCHEDULER, settings)
+
+
 def folded_scenario():
     _, objective = steps_scenario()
     return make_unet(time_cond_proj_dim=8), objective
@@ -156,7 +161,8 @@ def decoder_scenario():
 
 @pytest.mark.parametrize("counts", [(6,), (3, 3)], ids=["one_part", "two_parts"])
 @pytest.mark.parametrize(
-    "scenario", [robust_scenario, sandwich_scenario, steps_scenario, folded_scenario, decoder_scenario]
+    "scenario",
+    [robust_scenario, sandwich_scenario, steps_scenario, consistency_scenario, folded_scenario, decoder_scenario],
 )
 def test_a_rehearsal_takes_what_the_step_takes(scenario, counts):
     """The same count, once of real tensors in the real step, once of those of the rehearsal."""
