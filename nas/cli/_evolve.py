@@ -15,6 +15,7 @@ from nas.workload import Workload
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
+    from torch import nn
 
     from nas.latency import LatencyTable
     from nas.quality import Scorer
@@ -97,7 +98,7 @@ def _search(options: argparse.Namespace) -> tuple[Evolution, ImageBudget | None]
         Supernet(start, lut.space, seed=options.seed),
         lut,
         budget_ms=options.budget_ms if image is None else image.unet_budget_ms,
-        scorer=_clip_score(pipe, options) if options.scorer == "clip" else _teacher_distance(pipe, options),
+        scorer=_clip_score(pipe, options) if options.scorer == "clip" else _teacher_distance(pipe, start, options),
         workdir=options.out,
         margin=options.margin,
         seed=options.seed,
@@ -139,11 +140,21 @@ def _clip_score(pipe: DiffusionPipeline, options: argparse.Namespace) -> Scorer:
     )
 
 
-def _teacher_distance(pipe: DiffusionPipeline, options: argparse.Namespace) -> Scorer:
+def _teacher_distance(pipe: DiffusionPipeline, start: nn.Module, options: argparse.Namespace) -> Scorer:
     from nas.quality import TeacherDistance
+    from nas.unet import folded_width
 
     data = _sampled(pipe, _judging_prompts(options), options, "judging-" + LATENTS)
-    return TeacherDistance(pipe.unet, data.latents, data.contexts, seed=options.seed, scheduler=pipe.scheduler)
+    told = any(folded_width(unet) is not None for unet in (pipe.unet, start))
+    return TeacherDistance(
+        pipe.unet,
+        data.latents,
+        data.contexts,
+        seed=options.seed,
+        scheduler=pipe.scheduler,
+        guidance=options.guidance_scale if told else None,
+        empty_context=data.empty_context,
+    )
 
 
 def _training_data(pipe: DiffusionPipeline, options: argparse.Namespace) -> TrainingData:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 import nas
 from nas import ImageLatency, LatencyTable
 from nas.errors import DeviceError
 from nas.latency import Pair, Validation
 from nas.pipelines import load_unet
+from nas.unet import fold_guidance, folded_width
 
 Run = Callable[..., object]
 
@@ -63,6 +66,22 @@ def test_clip_score_and_training(evolve: Run) -> None:
     document = evolve(*options, budget_ms=32.0).document
     assert document["predicted_ms"] <= 32.0
     assert document["removed"]
+
+
+@pytest.mark.parametrize("told", ["both", "start"])
+def test_networks_that_are_told_the_guidance(
+    evolve: Run, tiny_pipeline_dir: Path, tiny_table: Path, tmp_path: Path, told: str
+) -> None:
+    unet = load_unet(tiny_pipeline_dir / "unet")
+    fold_guidance(unet, width=8)
+    torch.nn.init.normal_(unet.time_embedding.cond_proj.weight)
+    pipeline = shutil.copytree(tiny_pipeline_dir, tmp_path / "pipeline")
+    unet.save_pretrained(pipeline / "unet" if told == "both" else tmp_path / "start")
+    lut = LatencyTable.load(tiny_table)
+    replace(lut, space=replace(lut.space, config={**lut.space.config, "time_cond_proj_dim": 8})).save(tiny_table)
+    start = () if told == "both" else ("--unet", tmp_path / "start")
+    outcome = evolve("--pipeline", pipeline, *start, "--scorer", "teacher", "--guidance-scale", 3, "--json")
+    assert folded_width(load_unet(outcome.document["unet"])) == 8
 
 
 @pytest.mark.parametrize(
