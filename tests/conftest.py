@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
 from nas import SearchSpace
+
+# Tests run in two processes, and each of them, and what it starts, has a core to itself.
+torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"
 
 # Pipelines and CLIP models made of tiny random parts.
 pytest_plugins = ["conftest_pipeline"]
