@@ -25,7 +25,7 @@ def test_all_are_run_unless_some_are_named(run: ModuleType) -> None:
     assert run.named([]) == NOTEBOOKS
     assert run.named(["build_a_lut"]) == [FOLDER / "build_a_lut.ipynb"]
     assert run.named(["notebooks/build_a_lut.ipynb"]) == [FOLDER / "build_a_lut.ipynb"]
-    with pytest.raises(SystemExit, match=r"'nowhere'; there is build_a_lut, evolve_and_pareto"):
+    with pytest.raises(SystemExit, match=r"'nowhere'; there is build_a_lut, evolve_and_pareto, fifty_steps_to_eight"):
         run.named(["nowhere"])
 
 
