@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from diffusers import UNet2DConditionModel
 
 from nas import SearchSpace
@@ -16,6 +18,14 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 # Pipelines and CLIP models made of tiny random parts.
 pytest_plugins = ["conftest_pipeline"]
+
+
+@pytest.fixture(autouse=True)
+def fresh_state() -> Iterator[None]:
+    """accelerate keeps one state a process, with a precision that would be the next test's as well."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture(scope="session")

@@ -64,6 +64,7 @@ def test_all_rows_of_one_run(benchmark: ModuleType, recipe: Path, tmp_path: Path
         "CFG-aware, direct, 2 steps",
         "CFG-aware, progressive, 2 steps",
         "CFG-aware, direct, folded, 2 steps",
+        "CFG-aware, consistency, 2 steps",
         "compressed, 2 steps",
     ]
     assert list(figures["best"]) == models

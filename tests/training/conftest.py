@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
-from accelerate.state import AcceleratorState
 from diffusers import UNet2DConditionModel
 from small_training import make_data, make_space, make_teacher, make_unet
 
@@ -37,11 +34,3 @@ def supernet(small_unet: UNet2DConditionModel, small_space: SearchSpace) -> Supe
 @pytest.fixture
 def training_data() -> TrainingData:
     return make_data()
-
-
-@pytest.fixture
-def fresh_state() -> Iterator[None]:
-    """accelerate keeps one state a process, of which the precision cannot be changed."""
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)

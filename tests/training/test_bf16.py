@@ -64,7 +64,6 @@ def decoder(dtype, **options):
 STAGES = [robust, v_prediction, steps, folded, route, decoder]
 
 
-@pytest.mark.usefixtures("fresh_state")
 @pytest.mark.parametrize("kind", ["mixed", "weights"])
 @pytest.mark.parametrize("stage", STAGES)
 def test_losses_are_near_those_of_float32(stage, kind):

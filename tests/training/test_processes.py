@@ -137,7 +137,6 @@ def test_gradient_checkpointing_gives_the_same_losses_and_is_switched_off_again(
     assert not network.unet.is_gradient_checkpointing
 
 
-@pytest.mark.usefixtures("fresh_state")
 def test_mixed_precision_leaves_the_weights_whole_and_the_network_unwrapped():
     exact, _ = run("robust", steps=2)
     accelerator = Accelerator(cpu=True, mixed_precision="bf16")
