@@ -69,7 +69,7 @@ def test_search_with_probes_training_and_measuring(
     assert kept.config.block_out_channels == tiny_unet.config.block_out_channels
 
 
-@pytest.mark.parametrize("slower_at_looks", [(0.0,), (-0.1,), (0.3, 0.0), (0.2, 0.4), (0.4, 0.2)])
+@pytest.mark.parametrize("slower_at_looks", [(0.0,), (-0.1,), (0.3, 0.0), (0.2, 0.4, 0.3), (0.4, 0.2, 0.3)])
 def test_the_finalists_are_measured_on_the_tables_device(
     evolve: Callable[..., Evolution],
     small_space: SearchSpace,
