@@ -146,12 +146,12 @@ class Finalists:
 
     def _measured_in_peace(self, networks: Mapping[str, nn.Module]) -> Mapping[str, float] | None:
         """The look at which the full network was fastest."""
-        best = self._look(networks)
-        for _ in range(LOOKS - 1):
-            if best is None or (self._slowdown(best) or 0.0) <= NOISE:
+        looks: list[dict[str, float]] = []
+        while len(looks) < LOOKS and (look := self._look(networks)) is not None:
+            looks.append(look)
+            if (self._slowdown(look) or 0.0) <= NOISE:
                 break
-            best = min(best, self._look(networks), key=lambda times: times[_FULL])
-        return best
+        return min(looks, key=lambda times: times[_FULL], default=None)
 
     def _look(self, networks: Mapping[str, nn.Module]) -> dict[str, float] | None:
         if callable(self.measure):
