@@ -180,7 +180,7 @@ class StepSettings(_Training):
         route: steps of sampling after each distillation, the last those of the recipe; twice those and those when None.
             One number is the direct route.
         fold: fold the guidance into the UNet, so that a step is one evaluation instead of two.
-        teacher_steps: None for two steps of the teacher at once; more than the recipe's steps for multistep consistency
+        teacher_steps: None for two steps of the teacher at once; more than the route's steps for multistep consistency
             distillation, see `nas.training.distil_steps`.
         v_training_steps: of the training to v-prediction, where the pipeline predicts noise.
         zero_snr: see `nas.training.to_v_prediction`.
@@ -274,6 +274,9 @@ class Recipe:
             raise NasError(f"there is no guidance to fold at guidance_scale {self.guidance_scale!r}; give one above 1")
         if self.step_distillation is not None and self.route[-1] != self.steps:
             raise NasError(f"the route {list(self.route)} must end with the recipe's steps, {self.steps}")
+        teacher_steps = self.step_distillation and self.step_distillation.teacher_steps
+        if teacher_steps is not None and teacher_steps <= max(self.route):
+            raise NasError(f"teacher_steps is {teacher_steps}; it must be more than the route's {list(self.route)}")
 
     @property
     def folder(self) -> Path:

@@ -67,6 +67,7 @@ timing: {passes: 2}
         (LEAST + "robust_training: {training_steps: 0}\n", ["robust_training.training_steps is 0"]),
         (LEAST + "judge: {max_prompts: 1.5}\n", ["judge.max_prompts is 1.5"]),
         (LEAST + "step_distillation: {route: [16, 4]}\n", ["route [16, 4] must end with the recipe's steps, 8"]),
+        (LEAST + "step_distillation: {teacher_steps: 16}\n", ["teacher_steps is 16", "more than the route's [16, 8]"]),
         (LEAST + "step_distillation: {route: []}\n", ["route"]),
         (LEAST + "step_distillation: {guidance_range: [3]}\n", ["guidance_range"]),
         (LEAST + "guidance_scale: 1\nstep_distillation: {fold: true}\n", ["no guidance to fold"]),
