@@ -189,6 +189,7 @@ def _document(result: Evolution, image: ImageBudget | None, options: argparse.Na
         "safety_margin": result.safety_margin,
         "predicted_ms": result.predicted_ms,
         "measured_ms": result.measured_ms,
+        "slowdown": result.slowdown,
         "image": image and image.document(result),
         "score_full": result.full_score.mean,
         "score_evolved": result.score.mean,
