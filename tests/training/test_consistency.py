@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from schedules import scheduler_of
 
 from nas import NasError
-from nas.errors import SearchError
 from nas.sampling import sample_latents
 from nas.training import Batches, distil_steps
 from nas.training.step_distillation import consistency_timesteps, guided_steps, target_of_steps, two_steps
@@ -177,19 +176,6 @@ def test_it_comes_closer_to_the_pictures_of_many_steps(small_unet, training_data
     options = {**OPTIONS, "steps": 200, "batch_size": 8, "learning_rate": 1e-3}
     distil_steps(student, small_unet, training_data, original_share=0.0, guided_share=0.0, **options)
     assert (pictures(student, STEPS) - wanted).square().mean() < 0.7 * before
-
-
-def test_resuming_is_exact(small_unet, teacher, training_data, tmp_path):
-    options = {**OPTIONS, "guided_share": 0.5, "ema_decay": 0.5, "learning_rate": 1e-3}
-    whole, halves, final = (copy.deepcopy(small_unet) for _ in range(3))
-    expected = distil_steps(whole, teacher, training_data, **{**options, "steps": 4})
-    path = tmp_path / "run.pt"
-    distil_steps(halves, teacher, training_data, checkpoint=path, **{**options, "steps": 2})
-    log = distil_steps(final, teacher, training_data, checkpoint=path, **{**options, "steps": 4})
-    assert (log.losses, log.parts) == (expected.losses, expected.parts)
-    assert all(torch.equal(a, b) for a, b in zip(final.parameters(), whole.parameters(), strict=True))
-    with pytest.raises(SearchError, match="teacher_steps"):
-        distil_steps(final, teacher, training_data, checkpoint=path, **{**options, "teacher_steps": 25})
 
 
 @pytest.mark.parametrize("teacher_steps", [0, STEPS, 1001, 2.5])

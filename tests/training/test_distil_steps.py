@@ -141,8 +141,9 @@ def test_the_bundled_network_has_something_to_learn_and_learns_it():
     assert sum(vanilla(student, teacher, data, 3)) < sum(before)
 
 
-def test_resuming_is_exact(small_unet, teacher, training_data, tmp_path):
-    options = {**OPTIONS, "guided_share": 0.5, "ema_decay": 0.5, "learning_rate": 1e-3}
+@pytest.mark.parametrize("teacher_steps", [None, 20], ids=["two steps", "consistency"])
+def test_resuming_is_exact(small_unet, teacher, training_data, tmp_path, teacher_steps):
+    options = {**OPTIONS, "teacher_steps": teacher_steps, "guided_share": 0.5, "ema_decay": 0.5, "learning_rate": 1e-3}
     whole, halves, final = (copy.deepcopy(small_unet) for _ in range(3))
     expected = distil_steps(whole, teacher, training_data, **{**options, "steps": 4})
     path = tmp_path / "run.pt"
@@ -150,7 +151,7 @@ def test_resuming_is_exact(small_unet, teacher, training_data, tmp_path):
     log = distil_steps(final, teacher, training_data, checkpoint=path, **{**options, "steps": 4})
     assert (log.losses, log.parts) == (expected.losses, expected.parts)
     assert all(torch.equal(a, b) for a, b in zip(final.parameters(), whole.parameters(), strict=True))
-    for change in ({"student_steps": 8}, {"guidance_range": (1.0, 3.0)}, {"balanced": True}):
+    for change in ({"student_steps": 8}, {"teacher_steps": 25}, {"guidance_range": (1.0, 3.0)}, {"balanced": True}):
         with pytest.raises(SearchError, match=next(iter(change))):
             distil_steps(final, teacher, training_data, checkpoint=path, **{**options, **change})
     other = {**options, "scheduler": make_scheduler(beta_end=0.02)}
