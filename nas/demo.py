@@ -129,7 +129,10 @@ def run(
         settings: quality and length.
 
     Returns:
-        The summary, as in `summary.json`.
+        The summary, as in `summary.json`. A machine may have become slower or faster since the table was measured, by
+        `slowdown`: by what fraction the full network took longer when it was measured in turns with the result.
+        `full_ms` and `predicted_ms` are the table's predictions at the speed of then, and so is `budget_ms` where it
+        was asked for as a share; `full_by_table_ms` and `predicted_by_table_ms` are what the table says itself.
 
     Raises:
         BudgetError: the budget cannot be met.
@@ -149,7 +152,8 @@ def run(
         before, after = judge(job.pipe.unet), judge(result.unet)
         say("4/4 Drawing")
         job.draw(result, judge)
-        summary = _summary(result, lut, before, after, job.settings, seconds=time.perf_counter() - started)
+        found = _summary(result, lut, before, after, job.settings, seconds=time.perf_counter() - started)
+        summary = _latencies(result, budget_share) | found
         write_text_atomically(out / SUMMARY, json.dumps(summary, indent=2) + "\n")
     return summary
 
@@ -249,19 +253,28 @@ def _save_figure(figure: Figure, path: Path) -> None:
         figure.savefig(temporary, format="png")
 
 
+def _latencies(result: Evolution, budget_share: float | None) -> dict[str, float | None]:
+    """The figures in ms, at the speed that the machine had when the result was measured."""
+    speed = 1 + (result.slowdown or 0.0)
+    predicted_ms = result.predicted_ms * speed
+    return {
+        "full_ms": result.predicted_full_ms * speed,
+        "full_by_table_ms": result.predicted_full_ms,
+        "full_measured_ms": result.full_ms,
+        "budget_ms": result.budget_ms if budget_share is None else result.budget_ms * speed,
+        "predicted_ms": predicted_ms,
+        "predicted_by_table_ms": result.predicted_ms,
+        "measured_ms": result.measured_ms,
+        "prediction_error": predicted_ms / result.measured_ms - 1,
+        "slowdown": result.slowdown,
+    }
+
+
 def _summary(
     result: Evolution, lut: LatencyTable, before: Score, after: Score, settings: Settings, *, seconds: float
 ) -> dict[str, Any]:
     difference = after.minus(before)
     return {
-        "full_ms": result.predicted_full_ms,
-        "full_measured_ms": result.full_ms,
-        "budget_ms": result.budget_ms,
-        "predicted_ms": result.predicted_ms,
-        "measured_ms": result.measured_ms,
-        "prediction_error": result.prediction_error,
-        "slowdown": result.slowdown,
-        "prediction_error_at_equal_speed": result.prediction_error_at_equal_speed,
         "clip_full": before.mean,
         "clip_full_interval": [before.low, before.high],
         "clip_evolved": after.mean,

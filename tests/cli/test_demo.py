@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,9 @@ from PIL import Image
 
 import nas
 from nas import demo
+from nas.cli._demo import _table
 from nas.errors import BudgetError, SearchError
+from nas.latency import Row
 from nas.pipelines import load_unet
 
 pytestmark = pytest.mark.usefixtures("known_times")
@@ -36,6 +39,32 @@ def test_writes_everything_and_goes_on(tiny_bundled: Path, tmp_path: Path) -> No
     assert {**again, "seconds": 0} == {**summary, "seconds": 0}
     with pytest.raises(SearchError, match="another run"):
         demo.run(out, settings=replace(demo.SMOKE, seed=1))
+
+
+def test_a_machine_that_became_slower_is_told_apart_from_the_table(
+    tiny_bundled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measure, full = nas.LatencyTable.measure, []
+
+    def measured_with_a_whole(space: nas.SearchSpace, **options: object) -> nas.LatencyTable:
+        lut = measure(space, **options)
+        full[:] = [lut.latency_ms(space.full)]
+        return replace(lut, wholes={space.full: Row(*full, 0.1, 3)})
+
+    def measured_when_half_as_fast(unets: Iterable[str], table: nas.LatencyTable, **_: object) -> dict[str, Row]:
+        return dict.fromkeys(unets, Row(2 * full[0], 0.1, 3))
+
+    monkeypatch.setattr(nas.LatencyTable, "measure", measured_with_a_whole)
+    monkeypatch.setattr("nas.latency.measure_networks_ms", measured_when_half_as_fast)
+    shared = demo.run(tmp_path / "shared", settings=demo.SMOKE, budget_share=0.9)
+    fixed = demo.run(tmp_path / "fixed", settings=demo.SMOKE, budget_share=None, budget_ms=0.9 * full[0])
+    assert shared["slowdown"] == fixed["slowdown"] == pytest.approx(1)
+    assert shared["full_ms"] == pytest.approx(2 * full[0]) == 2 * shared["full_by_table_ms"]
+    assert shared["predicted_ms"] == 2 * shared["predicted_by_table_ms"]
+    assert shared["prediction_error"] == pytest.approx(shared["predicted_ms"] / (2 * full[0]) - 1)
+    assert shared["budget_ms"] == pytest.approx(0.9 * shared["full_ms"])
+    assert fixed["budget_ms"] == pytest.approx(0.9 * full[0])
+    assert "machine 100.0% slower since" in _table(shared)
 
 
 def check_network(out: Path, bundled: Path, summary: dict) -> None:
