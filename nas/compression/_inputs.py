@@ -18,11 +18,10 @@ from nas.compression._settings import Recipe, Texts
 from nas.errors import DeviceError, ModelError, NasError
 from nas.latency import LatencyTable
 from nas.pipelines import load_pipeline, load_unet
-from nas.quality import Clip, ClipScore, read_sheet
-from nas.quality._pictures import picture_files
+from nas.quality import Clip, ClipScore, picture_files, read_sheet
 from nas.resources import bundled, models_dir
 from nas.sampling import check_prompts, ddim_scheduler, placement, require_text_to_image
-from nas.search._settings import fingerprint_of_latencies
+from nas.search import fingerprint_of_latencies
 from nas.training import TrainingData, synthetic_data
 from nas.unet import check_unet, folded_width
 from nas.workload import Workload

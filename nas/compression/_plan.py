@@ -19,9 +19,8 @@ from nas.compression._records import Outcome, once
 from nas.decoder import prune_decoder
 from nas.errors import BudgetError, DeviceError, TableError
 from nas.latency import ImageLatency, measure_decoders_ms
-from nas.latency._network import as_device
-from nas.search import profile
-from nas.search._budget import safety_margin
+from nas.latency.devices import get_device
+from nas.search import profile, safety_margin
 from nas.supernet import EvolvedUNet
 
 NAME = "plan"
@@ -210,7 +209,7 @@ def measured_image(inputs: Inputs, model: Model, *, folded_later: bool = False) 
 
 
 def _device(inputs: Inputs) -> Any:
-    return as_device(inputs.lut.device, threads=_threads(inputs))
+    return get_device(inputs.lut.device, threads=_threads(inputs))
 
 
 def _threads(inputs: Inputs) -> int | None:

@@ -10,7 +10,7 @@ from nas.quality._evaluation import Evaluation, QualityPoint
 from nas.quality._image_preparation import ImagePreparation
 from nas.quality._judge import Judge, Verdict
 from nas.quality._model import SCHEDULERS, Model
-from nas.quality._pictures import load_pictures, read_sheet
+from nas.quality._pictures import load_pictures, picture_files, read_sheet
 from nas.quality._prompts import load_captions
 from nas.quality._teacher_distance import TeacherDistance
 from nas.quality.score import Difference, Score, Scorer
@@ -40,6 +40,7 @@ __all__ = [
     "kid",
     "load_captions",
     "load_pictures",
+    "picture_files",
     "read_sheet",
     "sample_latents",
     "squared_mmd",

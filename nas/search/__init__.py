@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from nas.search._actions import Action
-from nas.search._budget import Profile, profile
+from nas.search._budget import Profile, profile, safety_margin
 from nas.search._evolve import evolve
 from nas.search._greedy import Greedy
 from nas.search._random import random_architecture_at
 from nas.search._result import Evolution
+from nas.search._settings import fingerprint_of_latencies
 from nas.search._steps import Move, Step
 from nas.search._strategy import Judgement, State, Strategy
 
@@ -22,6 +23,8 @@ __all__ = [
     "Step",
     "Strategy",
     "evolve",
+    "fingerprint_of_latencies",
     "profile",
     "random_architecture_at",
+    "safety_margin",
 ]

@@ -61,17 +61,21 @@ class ExportedRunnable:
 
     def run_ms(self) -> float:
         """The next instance, by the wall clock."""
-        instance = next(self._turns)
-        with explained(self._device, self._precision):
-            start = perf_counter_ns()
-            self.execute(instance)
-            return (perf_counter_ns() - start) / 1e6
+        return self._timed()[0]
 
     def output(self) -> torch.Tensor:
         """See `Runnable.output`."""
         with explained(self._device, self._precision):
             self.execute(self._first)
             return self.output_of(self._first)
+
+    def _timed(self) -> tuple[float, Any]:
+        """The next instance run once: its time in ms, and which it was."""
+        instance = next(self._turns)
+        with explained(self._device, self._precision):
+            start = perf_counter_ns()
+            self.execute(instance)
+            return (perf_counter_ns() - start) / 1e6, instance
 
     def execute(self, instance: Any) -> None:
         """Run an instance once and wait for the end."""

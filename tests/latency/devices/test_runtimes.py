@@ -20,7 +20,7 @@ from torch import nn
 from nas import LatencyTable, SearchSpace
 from nas.errors import DeviceError
 from nas.latency import Timing
-from nas.latency.devices import Device, get_device
+from nas.latency.devices import Device, RunnableInParts, get_device
 from nas.latency.devices._export import TensorsOnly, export
 from nas.unet import block_inputs, example_inputs, make_block, make_network
 from nas.workload import Workload
@@ -168,6 +168,28 @@ def test_what_fails_while_it_runs_is_explained(device: Device, monkeypatch: pyte
     for run in (runnable.run_ms, runnable.output):
         with pytest.raises(DeviceError, match=f"{device.name} cannot run this in fp32: out of memory$"):
             run()
+
+
+def test_openvino_times_consecutive_operations() -> None:
+    class LongThenShort(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.long = nn.Linear(2048, 2048)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.long(x)[:1, :8]
+            for _ in range(100):
+                x = x.cumsum(-1).sin()
+            return x
+
+    module = LongThenShort().eval()
+    runnable = get_device("openvino-cpu").load(module, (torch.ones(256, 2048),), {}, precision="fp32", instances=2)
+    assert isinstance(runnable, RunnableInParts)
+    for _ in range(2):
+        parts = runnable.run_parts_ms()
+        assert len(parts) == 64
+        assert min(parts) >= 0
+        assert max(parts[:8]) > sum(parts) / 2
 
 
 def test_openvino_tells_of_the_last_precision_only() -> None:
