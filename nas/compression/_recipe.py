@@ -8,6 +8,7 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
+from nas._yaml import read_yaml
 from nas.compression._settings import (
     DataSettings,
     DecoderSettings,
@@ -20,7 +21,6 @@ from nas.compression._settings import (
 )
 from nas.errors import NasError
 from nas.latency import Timing
-from nas.latency._storage import read_yaml
 
 _STAGES = {
     "robust_training": RobustSettings,

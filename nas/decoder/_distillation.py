@@ -18,12 +18,7 @@ from nas.decoder._latents import GivenLatents, LatentSource
 from nas.decoder._pictures import decoded, decoder_inputs
 from nas.errors import ModelError, NasError
 from nas.sampling import in_mode, placement
-from nas.training import TrainingLog
-from nas.training._checks import shares_weights
-from nas.training._loop import train
-from nas.training._processes import Part
-from nas.training._settings import Settings
-from nas.training._step import Losses, Step
+from nas.training import Losses, Part, Settings, Step, TrainingLog, shares_weights, train
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

@@ -8,7 +8,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.utils import _pytree as pytree
 
 from nas._fingerprint import fingerprint_of_texts
 from nas.architecture import Architecture, Block
@@ -159,12 +162,16 @@ def _together(name: str) -> str:
 
 
 def _bundle_size(make: Callable[[], Subject], workload: Workload, bundle_mb: float) -> int:
-    module, _, _ = make()
-    return bundle_size(_BYTES[workload.precision] * _weights(module) / 2**20, bundle_mb)
+    module, *inputs = make()
+    return bundle_size(_BYTES[workload.precision] * (_weights(module) + _numbers(inputs)) / 2**20, bundle_mb)
 
 
 def _weights(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _numbers(inputs: Any) -> int:
+    return sum(leaf.numel() for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, torch.Tensor))
 
 
 def _title(space: SearchSpace, workload: Workload, device: Device, timing: Timing) -> str:
@@ -229,10 +236,10 @@ class _Loading:
 
     def load(self, make: Callable[[], Subject], *, alone: bool = False) -> Runnable:
         """Make a module and load it: one instance of what runs alone, else as many as its weights ask for."""
-        module, args, kwargs = make()
+        module, args, kwargs = subject = make()
         device, precision = self._device, self._workload.precision
         sizes = {"working_set_mb": device.working_set_mb, "min_instances": device.min_instances}
-        instances = 1 if alone else instances_of(module, self._space, precision, **sizes)
+        instances = 1 if alone else instances_of(subject, self._space, precision, **sizes)
         start = perf_counter()
         runnable = device.load(module, args, kwargs, precision=precision, instances=instances)
         self.seconds += perf_counter() - start
@@ -249,17 +256,19 @@ def attention_of(space: SearchSpace) -> str:
 
 
 def instances_of(
-    module: nn.Module, space: SearchSpace, precision: str, *, working_set_mb: float, min_instances: int
+    subject: Subject, space: SearchSpace, precision: str, *, working_set_mb: float, min_instances: int
 ) -> int:
     """How many instances of a module are to be run in turn, see `Device.working_set_mb`.
 
     Weights come from memory in the network if the network's weights as a whole do not fit into the cache: as many
     instances as have together the weights of the network, or as empty any cache, whichever is less. The canary's, which
     is executed in between, are as good as the others' to that end: counted for nothing they would empty a cache that
-    the network leaves full.
+    the network leaves full. So are the inputs, which are the same for all instances: large ones empty a cache by
+    themselves, and every instance has activations of their size in memory.
     """
+    module, *inputs = subject
     size = _BYTES[precision]
     own = size * _weights(module)
-    wanted = min(working_set_mb * 2**20, size * space.parameters)
+    wanted = min(working_set_mb * 2**20, size * space.parameters) - size * _numbers(inputs)
     needed = -(-wanted // (own + size * CANARY_WEIGHTS)) if own else 1
     return int(max(min_instances, min(needed, _MAX_INSTANCES)))

@@ -44,7 +44,7 @@ def bundle_size(module_mb: float, bundle_mb: float) -> int:
     """How many modules of a size make a bundle; 1 where none is needed, because a call is nothing beside the module.
 
     Args:
-        module_mb: weights of one.
+        module_mb: weights and inputs of one.
         bundle_mb: see `Device.bundle_mb`.
     """
     if module_mb <= 0 or 2 * module_mb > bundle_mb:

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas._files import write_text_atomically
-from nas.errors import TableError
-from nas.latency._storage import IMAGE_KIND, dump, read_yaml, require_fields
+from nas._yaml import read_yaml
+from nas.errors import NasError, TableError
+from nas.latency._storage import IMAGE_KIND, dump, require_fields
 from nas.resources import image_components_dir
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def load_image(path: Path) -> dict[str, Any]:
     """
     try:
         return _fields_of(read_yaml(path))
-    except TableError as error:
+    except NasError as error:
         raise TableError(f"{path}: {error}") from error
 
 

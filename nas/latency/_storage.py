@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from nas._files import write_text_atomically
+from nas._yaml import read_yaml
 from nas.architecture import Architecture
 from nas.errors import NasError, TableError
 from nas.latency._row import Row
@@ -134,34 +135,6 @@ def from_dict(data: Any) -> dict[str, Any]:
         "provenance": provenance,
         "validation": None if data["validation"] is None else _validation(data["validation"], space),
     }
-
-
-class _Loader(yaml.SafeLoader):
-    """Refuses a key that stands twice in a mapping, of which YAML would silently keep the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if str(key) in seen:
-                raise TableError(f"the field {key!r} stands twice (line {key_node.start_mark.line + 1})")
-            seen.add(str(key))
-        return super().construct_mapping(node, deep)
-
-
-def read_yaml(path: Path) -> Any:
-    """The plain data of a file.
-
-    Raises:
-        TableError: it cannot be read, is no YAML, or has a key twice.
-    """
-    try:
-        with open(path, encoding="utf-8") as stream:
-            return yaml.load(stream, Loader=_Loader)
-    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
-        raise TableError(f"this is not readable YAML: {' '.join(str(error).split())}") from error
-    except OSError as error:
-        raise TableError(f"the file cannot be read: {error.strerror}") from error
 
 
 def require_fields(where: str, data: Any, names: tuple[str, ...]) -> None:

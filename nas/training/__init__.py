@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from nas.training._batches import Batch, Batches
+from nas.training._checks import shares_weights
 from nas.training._data import TrainingData
 from nas.training._distil_steps import distil_steps
 from nas.training._features import stage_features
@@ -35,6 +36,7 @@ __all__ = [
     "probe",
     "probe_train",
     "robust_train",
+    "shares_weights",
     "stage_features",
     "synthetic_data",
     "to_v_prediction",

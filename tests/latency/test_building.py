@@ -35,7 +35,7 @@ def test_large_networks_that_are_slow_to_load_are_loaded_less_often(
     device.keep_mb = keep_mb
     table = LatencyTable.measure(tiny_space, device=device)
     canary, networks = 1, 1 + len(table.wholes)
-    # What weighs nothing on the fake device is kept where anything is.
-    expected = passes * (len(table.rows) + 2 * networks) if not keep_mb else len(table.rows) + networks
-    assert len(device.loaded) == canary + expected
+    # What weighs nothing on the fake device is kept where anything is; nothing is where there is no other pass.
+    visits = passes * (len(table.rows) + 2 * networks)
+    assert len(device.loaded) == canary + (len(table.rows) + networks if keep_mb and passes > 1 else visits)
     assert _building.passes_of(tiny_space, table.workload, keep_mb=keep_mb) == passes

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import torch
+
 from nas import LatencyTable, SearchSpace
 from nas.latency._building import instances_of
 from nas.latency._canary import CANARY_INSTANCES, CANARY_WEIGHTS, make_canary
@@ -33,6 +35,19 @@ def test_instances_and_the_canaries_in_between_take_as_much_as_the_network(tiny_
     for space in (tiny_space, SearchSpace.load("emoji"), SearchSpace.load("sd15")):
         for block in space.blocks[:4]:
             own = block.parameters + CANARY_WEIGHTS
-            found = instances_of(make_block(block), space, "fp32", working_set_mb=64.0, min_instances=1)
+            found = instances_of((make_block(block), (), {}), space, "fp32", working_set_mb=64.0, min_instances=1)
             wanted = min(space.parameters, 2**24)  # 64 MiB of fp32
             assert wanted <= found * own < wanted + own or found == 64
+
+
+def test_inputs_empty_a_cache_as_well(tiny_space: SearchSpace) -> None:
+    block = make_block(tiny_space.blocks[0])
+
+    def instances(numbers: int) -> int:
+        halves = torch.empty(numbers // 2, device="meta")
+        subject = block, (halves,), {"residuals": [halves], "scale": 1.0}
+        return instances_of(subject, SearchSpace.load("sd15"), "fp32", working_set_mb=64.0, min_instances=1)
+
+    own = sum(parameter.numel() for parameter in block.parameters()) + CANARY_WEIGHTS
+    assert instances(0) - instances(4 * own) == 4
+    assert instances(2**24) == instances(2**25) == 1

@@ -51,8 +51,8 @@ class Device(Protocol):
             block smaller than this is timed as several instances with weights of their own, run in turn.
         min_instances: instances to ask for even of large blocks (queues that run ahead need a few to fill).
         bundle_mb: where a call of a program takes time that it does not take in a network, which is called once for all
-            of its blocks: blocks are timed together in one program as well, as many as have this many MB of weights,
-            and the difference counts. 0 where every block is called in the network, too.
+            of its blocks: blocks are timed together in one program as well, as many as have this many MB of weights
+            and inputs, and the difference counts. 0 where every block is called in the network, too.
         keep_mb: weights of loaded modules that may be kept between passes, where loading (exporting, compiling) is
             slow; 0 where it is not.
     """

@@ -171,7 +171,7 @@ class _Writing:
 
     def package(self, name: str, make: Callable[[], Subject], *, instances: int | None = None) -> Package:
         """Make a module, convert it, and say what it became; as many instances as a device would load when None."""
-        module, args, kwargs = make()
+        module, args, kwargs = subject = make()
         path = self._folder / PACKAGES / f"{self._count:03d}{self._converter.suffix}"
         self._count += 1
         precision, size_mb = self._workload.precision, self._converter.working_set_mb
@@ -180,7 +180,7 @@ class _Writing:
         except DeviceError as error:
             raise DeviceError(f"while converting {name}: {error}") from error
         if instances is None:
-            instances = instances_of(module, self._space, precision, working_set_mb=size_mb, min_instances=1)
+            instances = instances_of(subject, self._space, precision, working_set_mb=size_mb, min_instances=1)
         return Package(name, path.relative_to(self._folder).as_posix(), tree_sha256(path), instances, inputs)
 
 
