@@ -64,14 +64,13 @@ class Bench:
         Raises:
             DeviceError: one cannot be run; the message has its name.
         """
-        passes = self.timing.passes or 1
-        neighbours, kept = Neighbours(), Kept(self._keep_mb if passes > 1 else 0)
+        neighbours, kept = Neighbours(), Kept(self._keep_mb)
         loaders = {name: partial(kept.get, name, load) for name, load in loaders.items()}
         samples: dict[str, list[Sample]] = {name: [] for name in loaders}
         self._visits = visits
         names = list(loaders)
         each_turn = [*names, *(name for name in names if name in twice)]
-        turns = [each_turn if number % 2 == 0 else each_turn[::-1] for number in range(passes)]
+        turns = [each_turn if number % 2 == 0 else each_turn[::-1] for number in range(self.timing.passes or 1)]
         for name in track([name for turn in turns for name in turn], description=description):
             samples[name] += self._visit(name, loaders[name])
         self._visit_again(samples, loaders)

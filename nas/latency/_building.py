@@ -142,7 +142,8 @@ def build(
 ) -> Built:
     """Measure all rows and the base of a space; see `LatencyTable.measure`."""
     passes = timing.passes or passes_of(space, workload, keep_mb=device.keep_mb)
-    bench = bench_on(device, workload.precision, replace(timing, passes=passes))
+    keep_mb = kept_mb_of(space, workload, keep_mb=device.keep_mb)
+    bench = bench_on(device, workload.precision, replace(timing, passes=passes), keep_mb=keep_mb)
     plan = Plan.of(space, workload, home=device.home, copies=copies, bundle_mb=device.bundle_mb)
     loading = _Loading(space, workload, device)
     loaders = {name: partial(loading.load, make, alone=name in plan.networks) for name, make in plan.subjects.items()}
@@ -191,12 +192,20 @@ def passes_of(space: SearchSpace, workload: Workload, *, keep_mb: float = 0.0) -
     """How often everything is measured in its turn unless somebody says.
 
     Modules are made anew every time; a device that exports or compiles them as well takes longer for a large network
-    than to measure it, unless it can keep it.
+    as a whole than to measure it, unless it can keep it.
     """
     network_mb = _mb_of(space, workload)
     if network_mb < _SMALL_MB:
         return _PASSES_OF_SMALL
-    return 1 if 0 < keep_mb < network_mb else _PASSES_OF_LARGE
+    return 1 if 0 < keep_mb < network_mb <= _LARGEST_WHOLE_MB else _PASSES_OF_LARGE
+
+
+def kept_mb_of(space: SearchSpace, workload: Workload, *, keep_mb: float) -> float:
+    """How many MB of weights to keep from pass to pass where a device has room for `keep_mb`: none of a larger network.
+
+    A few blocks of one save little time, and their activations are larger than their weights.
+    """
+    return keep_mb if _mb_of(space, workload) <= keep_mb else 0.0
 
 
 def _mb_of(space: SearchSpace, workload: Workload) -> float:

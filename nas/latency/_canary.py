@@ -19,9 +19,12 @@ CANARY_INSTANCES = 32
 CANARY_WEIGHTS = 608_768
 
 
-def bench_on(device: Device, precision: str, timing: Timing, *, canary_ms: float | None = None) -> Bench:
-    """A bench on a device, with the canary in a precision; see `Bench`."""
-    return Bench(canary_on(device, precision), timing, canary_ms=canary_ms, keep_mb=device.keep_mb)
+def bench_on(
+    device: Device, precision: str, timing: Timing, *, canary_ms: float | None = None, keep_mb: float | None = None
+) -> Bench:
+    """A bench on a device, with the canary in a precision; see `Bench`. What the device keeps unless told otherwise."""
+    keep_mb = device.keep_mb if keep_mb is None else keep_mb
+    return Bench(canary_on(device, precision), timing, canary_ms=canary_ms, keep_mb=keep_mb)
 
 
 def canary_on(device: Device, precision: str) -> Runnable:

@@ -35,7 +35,19 @@ def test_large_networks_that_are_slow_to_load_are_loaded_less_often(
     device.keep_mb = keep_mb
     table = LatencyTable.measure(tiny_space, device=device)
     canary, networks = 1, 1 + len(table.wholes)
-    # What weighs nothing on the fake device is kept where anything is; nothing is where there is no other pass.
+    # What weighs nothing on the fake device is kept where anything is; nothing is of a network too large.
     visits = passes * (len(table.rows) + 2 * networks)
-    assert len(device.loaded) == canary + (len(table.rows) + networks if keep_mb and passes > 1 else visits)
+    assert len(device.loaded) == canary + (len(table.rows) + networks if keep_mb > 1 else visits)
     assert _building.passes_of(tiny_space, table.workload, keep_mb=keep_mb) == passes
+
+
+def test_networks_too_large_to_be_built_as_a_whole_are_measured_in_all_passes(
+    tiny_space: SearchSpace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_building, "_SMALL_MB", 0.1)
+    monkeypatch.setattr(_building, "_LARGEST_WHOLE_MB", 0.2)
+    device = FakeDevice()
+    device.keep_mb = 0.01
+    table = LatencyTable.measure(tiny_space, device=device)
+    assert not table.wholes
+    assert len(device.loaded) == 1 + 3 * (len(table.rows) + 2)

@@ -21,6 +21,8 @@ _PROVIDERS = ["CPUExecutionProvider"]
 # A session's first run finds out how much memory each tensor takes and the second allocates that in one piece; in both
 # the system has to provide new pages. SD-v1.5's UNet takes 40 % longer in them than in all later ones.
 _UNTYPICAL_RUNS = 2
+# From here on it matters how often weights are in memory.
+_LARGE_MB = 256.0
 
 
 class OnnxRuntimeDevice(ExportingDevice):
@@ -76,20 +78,21 @@ class OnnxRuntimeDevice(ExportingDevice):
             )
         exported = export(module, args, kwargs, precision=precision, name=self.name)
         with explained(self.name, precision), _temporary_folder() as folder:
-            path = self._written(exported, Path(folder))
+            apart = instances == 1 and exported.weight_mb > _LARGE_MB
+            path = self._written(exported, Path(folder), apart=apart)
             bound = [self._bound(self._session(path), exported) for _ in range(instances)]
             runnable = OnnxRuntimeRunnable(bound, exported, device=self.name, precision=precision)
         for _ in range(_UNTYPICAL_RUNS * instances):
             runnable.run_ms()
         return runnable
 
-    def _written(self, exported: Exported, folder: Path) -> Path:
+    def _written(self, exported: Exported, folder: Path, *, apart: bool) -> Path:
         path = folder / "module.onnx"
         with quiet():
             program = torch.onnx.export(exported.program, (), dynamo=True, verbose=False, optimize=True)
-        # Weights go to a file of their own where they are too large for a protobuf message (2 GB). Smaller ones do not:
-        # that file would be mapped into memory, and sessions would share its pages.
-        program.save(path)
+        # As a protobuf message weights are in memory several times over while they are written and read. In a file of
+        # their own they would be mapped into memory, and several sessions would share its pages.
+        program.save(path, external_data=apart)
         self._opset = str(program.model.opset_imports.get("", "unknown"))
         return path
 

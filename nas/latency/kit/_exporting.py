@@ -12,7 +12,7 @@ import nas
 from nas._files import replacing
 from nas._progress import track
 from nas.errors import DeviceError, StorageError, TableError
-from nas.latency._building import Plan, attention_of, instances_of, passes_of
+from nas.latency._building import Plan, attention_of, instances_of, kept_mb_of, passes_of
 from nas.latency._bundles import Subject
 from nas.latency._canary import CANARY_INSTANCES, canary_provenance, make_canary
 from nas.latency._provenance import workload_provenance
@@ -143,7 +143,7 @@ def export_kit(
             wholes=tuple(plan.wholes),
             bundles=plan.bundles,
             passes=passes_of(space, workload, keep_mb=converter.keep_mb),
-            keep_mb=converter.keep_mb,
+            keep_mb=kept_mb_of(space, workload, keep_mb=converter.keep_mb),
         )
         manifest.write(folder)
         _copy_library(folder)
