@@ -192,6 +192,16 @@ class SearchSpace:
             choices.append((block.place, KEPT if stays else SKIPPED))
         return Architecture(tuple(choices))
 
+    def parameters_of(self, architecture: Architecture) -> int:
+        """Number of weights of a network: of the blocks that run, their copies, and all that is not removable."""
+        total = self.parameters
+        for block in self.blocks:
+            runs = architecture.runs(block)
+            if runs == 0:
+                total -= block.parameters - _parameters_of_shortcut(block)
+            total += max(runs - 1, 0) * _parameters_of_copy(block)
+        return total
+
     def check(self, architecture: Architecture) -> None:
         """Refuse an architecture that is not of this space.
 
@@ -219,6 +229,16 @@ class SearchSpace:
     def duplicable(self, architecture: Architecture) -> tuple[Block, ...]:
         """The blocks that are there and may have one copy more."""
         return tuple(block for block in self.blocks if 1 <= architecture.runs(block) <= self.max_copies)
+
+
+def _parameters_of_shortcut(block: Block) -> int:
+    return (block.in_channels + 1) * block.out_channels if block.has_shortcut else 0
+
+
+def _parameters_of_copy(block: Block) -> int:
+    # A copy of a ResNet maps out -> out channels: a smaller norm and 3x3 convolution, and no shortcut.
+    narrower = block.in_channels - block.out_channels if block.has_shortcut else 0
+    return block.parameters - _parameters_of_shortcut(block) - narrower * (2 + 9 * block.out_channels)
 
 
 def _block_to_dict(block: Block) -> dict[str, Any]:

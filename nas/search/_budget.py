@@ -10,7 +10,7 @@ from statistics import median_low
 
 import pandas as pd
 
-from nas.architecture import Architecture, Block
+from nas.architecture import Architecture
 from nas.errors import BudgetError, SearchError, TableError
 from nas.search._actions import Latencies, largest, smallest
 from nas.search_space import SearchSpace
@@ -110,7 +110,7 @@ def profile(space: SearchSpace, lut: Latencies) -> Profile:
         "largest": largest(space, lut),
     }
     latencies = {f"{name}_ms": lut.latency_ms(network) for name, network in networks.items()}
-    return Profile(**latencies, parameters={name: _parameters(space, network) for name, network in networks.items()})
+    return Profile(**latencies, parameters={name: space.parameters_of(network) for name, network in networks.items()})
 
 
 def safety_margin(lut: Latencies, quantile: float) -> float:
@@ -148,23 +148,3 @@ def _typical(space: SearchSpace, lut: Latencies, *, draws: int = 101) -> Archite
     rng = random.Random(0)
     by_latency = {lut.latency_ms(network): network for network in (space.sample(rng) for _ in range(draws))}
     return by_latency[median_low(by_latency)]
-
-
-def _parameters(space: SearchSpace, architecture: Architecture) -> int:
-    total = space.parameters
-    for block in space.blocks:
-        runs = architecture.runs(block)
-        if runs == 0:
-            total -= block.parameters - _shortcut(block)
-        total += max(runs - 1, 0) * _of_copy(block)
-    return total
-
-
-def _shortcut(block: Block) -> int:
-    return (block.in_channels + 1) * block.out_channels if block.has_shortcut else 0
-
-
-def _of_copy(block: Block) -> int:
-    # A copy of a ResNet maps out -> out channels: a smaller norm and 3x3 convolution, and no shortcut.
-    narrower = block.in_channels - block.out_channels if block.has_shortcut else 0
-    return block.parameters - _shortcut(block) - narrower * (2 + 9 * block.out_channels)
