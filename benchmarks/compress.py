@@ -1,9 +1,10 @@
 """Is the compressed model, in few steps, as good as the full one in many, and how much sooner is its picture there?
 
 A recipe of `nas.compress` is followed. Beside its model, the full UNet is distilled to as few steps in other
-ways: by the vanilla loss and by the CFG-aware one, directly, progressively and by consistency. All of them, and the
-full model at all its steps and at few, with DDIM and with DPM-Solver++, draw the test captions from the same noise at
-every guidance.
+ways: by the vanilla loss and by the CFG-aware one, directly, progressively, with the guidance folded into the UNet and
+by consistency, each in as many training steps in all as one distillation of the recipe. All of them, and the full model
+at all its steps and at few, with DDIM and with DPM-Solver++, draw the test captions from the same noise at every
+guidance.
 Then the full and the compressed pipeline make one picture from one text, in turns, in this process:
 
     python benchmarks/compress.py --recipe recipes/emoji/compress.yaml --workdir run --json compress.json
@@ -28,6 +29,7 @@ from diffusers import DiffusionPipeline
 
 from nas._progress import say
 from nas.compression import Compression, Recipe, StepSettings, follow, load_recipe
+from nas.compression._ending import EVALUATION
 from nas.compression._inputs import Inputs
 from nas.errors import NasError
 from nas.pipelines import load_pipeline, quiet_libraries
@@ -61,6 +63,14 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--recipe", type=Path, required=True)
     parser.add_argument("--workdir", type=Path, required=True)
+    parser.add_argument(
+        "--ways",
+        nargs="*",
+        choices=WAYS,
+        default=list(WAYS),
+        metavar="WAY",
+        help="of distilling the full UNet, all unless given: " + "; ".join(WAYS),
+    )
     parser.add_argument("--repeats", type=int, default=9, help="pictures of each pipeline that are timed")
     parser.add_argument("--json", type=Path, help="file for all figures")
     return parser.parse_args(argv)
@@ -71,7 +81,7 @@ def measure(recipe: Recipe, arguments: argparse.Namespace) -> dict[str, Any]:
         raise NasError("the recipe leaves out the evaluation or the step distillation, which are to be compared")
     result = follow(recipe, say)
     inputs = Inputs(recipe)
-    quality = judged(inputs, result, arguments.workdir)
+    quality = judged(inputs, result, arguments)
     reference, ours = f"full, {recipe.full_steps} steps", f"compressed, {recipe.steps} steps"
     return {
         "recipe": str(arguments.recipe),
@@ -80,25 +90,25 @@ def measure(recipe: Recipe, arguments: argparse.Namespace) -> dict[str, Any]:
         "image_before": [dict(row) for row in result.to_dict()["before"]["parts"]] if result.before else None,
         "image_after": [dict(row) for row in result.to_dict()["after"]["parts"]] if result.after else None,
         "stages": result.to_frame().to_dict("records"),
-        "best": {name: best_of(quality, name) for name in quality.models},
+        "best": [row for name in quality.models for row in best_of(quality, name)],
         "differences": quality.differences(ours, reference).to_dict("records"),
         "curves": quality.to_frame().to_dict("records"),
         "judged_by": dict(quality.judged_by),
     }
 
 
-def judged(inputs: Inputs, result: Compression, workdir: Path) -> Evaluation:
-    """All models at every guidance; those that the recipe has judged already are read."""
+def judged(inputs: Inputs, result: Compression, arguments: argparse.Namespace) -> Evaluation:
+    """All models at every guidance; those that the recipe has judged already are read, also what it distilled from."""
     recipe, settings = inputs.recipe, inputs.recipe.evaluation
     full, few = {"steps": recipe.full_steps}, {"steps": recipe.steps}
     models = {
         f"full, {recipe.full_steps} steps": Model(inputs.pipe, **full),
         f"full, {recipe.steps} steps": Model(inputs.pipe, **few),
         f"full, {recipe.steps} steps, DPM-Solver++": Model(inputs.pipe, **few, scheduler="dpm++"),
-        **{f"{way}, {recipe.steps} steps": distilled(inputs, way, workdir) for way in WAYS},
+        **{f"{way}, {recipe.steps} steps": distilled(inputs, way, arguments.workdir) for way in arguments.ways},
         f"compressed, {recipe.steps} steps": Model(load_pipeline(result.pipeline), **few),
     }
-    return evaluate(
+    quality = evaluate(
         models,
         prompts=inputs.evaluation_prompts,
         real=inputs.real,
@@ -107,24 +117,27 @@ def judged(inputs: Inputs, result: Compression, workdir: Path) -> Evaluation:
         inception=settings.inception,
         seed=recipe.seed,
         batch_size=settings.batch_size,
-        workdir=workdir / "evaluation",
+        workdir=inputs.recipe.folder / EVALUATION,
     )
+    others = (point for point in result.evaluation.points if point.model not in models)
+    return Evaluation((*quality.points, *others), quality.judged_by)
 
 
 def distilled(inputs: Inputs, way: str, workdir: Path) -> Model:
-    """The full UNet at the recipe's steps, distilled in one of the ways, each as long as the recipe's distillations."""
+    """The full UNet at the recipe's steps, distilled in one of the ways; all have as many training steps."""
     recipe, settings = inputs.recipe, inputs.recipe.step_distillation
     times, changes = WAYS[way]
     folder, teacher, scheduler = workdir / way.replace(", ", "-"), inputs.pipe.unet, inputs.original.scheduler
     if prediction_type(scheduler) == "epsilon":
         teacher, scheduler = predicting_v(inputs, settings, workdir)
     route = [recipe.steps * factor for factor in (4, 2, 1) if factor <= times]
+    lengths = [(settings.training_steps + done) // len(route) for done in range(len(route))]
     options = {"guided_share": settings.guided_share, "original_share": settings.original_share, **changes}
     stages = distil_route(
         teacher,
         inputs.data,
         scheduler=scheduler,
-        steps=settings.training_steps,
+        steps=lengths,
         route=route,
         folder=folder,
         guidance_range=recipe.guidance_range,
@@ -147,12 +160,12 @@ def predicting_v(inputs: Inputs, settings: StepSettings, workdir: Path) -> tuple
     return unet.eval(), done.scheduler
 
 
-def best_of(quality: Evaluation, model: str) -> dict[str, Any]:
+def best_of(quality: Evaluation, model: str) -> list[dict[str, Any]]:
     """The guidance with the least KID, and the one with the highest CLIP score."""
     curve = quality.curve(model)
     nearest = min(curve, key=lambda point: point.kid.value)
     highest = max(curve, key=lambda point: point.clip_score.mean)
-    return {"least_kid": nearest.row(), "highest_clip_score": highest.row()}
+    return [{"best": "KID", **nearest.row()}, {"best": "CLIP score", **highest.row()}]
 
 
 def picture_seconds(inputs: Inputs, result: Compression, recipe: Recipe, repeats: int) -> dict[str, float | int]:

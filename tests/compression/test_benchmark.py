@@ -45,7 +45,7 @@ def recipe(tiny_pipeline_dir: Path, table: LatencyTable, photos: Path, tmp_path:
         "judge": {"max_prompts": 2, "steps": 1},
         **stages,
         "decoder": {**TRAINING, "training_steps": 0},
-        "step_distillation": {**TRAINING, "route": [2]},
+        "step_distillation": {**TRAINING, "training_steps": 3, "route": [2]},
         "evaluation": {"max_prompts": 2, "guidance_scales": [1, 5], "real": str(photos)},
     }
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(data))
@@ -66,8 +66,9 @@ def test_all_rows_of_one_run(benchmark: ModuleType, recipe: Path, tmp_path: Path
         "CFG-aware, direct, folded, 2 steps",
         "CFG-aware, consistency, 2 steps",
         "compressed, 2 steps",
+        "compressed but not distilled, 2 steps",
     ]
-    assert list(figures["best"]) == models
+    assert [row["model"] for row in figures["best"]] == [model for model in models for _ in range(2)]
     assert [(point["model"], point["guidance_scale"]) for point in figures["curves"]] == [
         (model, scale) for model in models for scale in (1.0, 5.0)
     ]
@@ -79,6 +80,10 @@ def test_all_rows_of_one_run(benchmark: ModuleType, recipe: Path, tmp_path: Path
         "4-full.pt",
         "8-full.pt",
     ]
+    # What the recipe has judged is read, whoever asks.
+    points = tmp_path / "run" / "recipe" / "evaluation" / "points"
+    drawn = {point["seconds"] for point in figures["curves"]}  # networks that are equal are judged once
+    assert len(list(points.iterdir())) == len(drawn)
 
 
 def test_a_recipe_without_evaluation_is_refused(
