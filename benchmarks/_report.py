@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,6 @@ def write_report(figures: dict[str, Any], path: Path | None) -> None:
         else:
             print(f"{name:>28}  {value:.4g}" if isinstance(value, float) else f"{name:>28}  {value}")
     if path is not None:
-        command = " ".join(["python", *sys.argv])
+        command = shlex.join(["python", *sys.argv])
         report = {"command": command, "machine": get_device("torch-cpu").provenance(), **figures}
         write_text_atomically(path, json.dumps(report, indent=2) + "\n")
