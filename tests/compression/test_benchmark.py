@@ -2,32 +2,23 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 import yaml
+from benchmark_scripts import loaded
 
 from nas import LatencyTable
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "compress.py"
 TRAINING = {"training_steps": 1, "batch_size": 2}
 
 
 @pytest.fixture(scope="module")
 def benchmark() -> Iterator[ModuleType]:
-    if not SCRIPT.is_file():
-        pytest.skip("benchmarks are not part of this distribution")
-    spec = importlib.util.spec_from_file_location("compress_benchmark", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(SCRIPT.parent))
-        patch.setitem(sys.modules, "compress_benchmark", module)
-        spec.loader.exec_module(module)
+    with loaded("compress") as module:
         yield module
 
 

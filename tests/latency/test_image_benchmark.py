@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
-
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "image_latency.py"
+from benchmark_scripts import loaded
 
 
 @pytest.fixture(scope="module")
 def benchmark() -> Iterator[ModuleType]:
-    if not SCRIPT.is_file():
-        pytest.skip("benchmarks are not part of this distribution")
-    spec = importlib.util.spec_from_file_location("image_latency", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    # Its dataclasses look their module up by name.
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "image_latency", module)
-        spec.loader.exec_module(module)
+    with loaded("image_latency") as module:
         yield module
 
 

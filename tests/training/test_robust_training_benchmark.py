@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
-
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "robust_training.py"
+from benchmark_scripts import loaded
 
 
 @pytest.fixture(scope="module")
 def benchmark() -> Iterator[ModuleType]:
-    if not SCRIPT.is_file():
-        pytest.skip("benchmarks are not part of this distribution")
-    spec = importlib.util.spec_from_file_location("robust_training_benchmark", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(SCRIPT.parent))
-        patch.setitem(sys.modules, "robust_training_benchmark", module)
-        spec.loader.exec_module(module)
+    with loaded("robust_training") as module:
         yield module
 
 
