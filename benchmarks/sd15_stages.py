@@ -1,4 +1,4 @@
-"""Each training stage for a few steps on Stable Diffusion v1.5's architecture, in bf16: what it takes, and was said to.
+"""Each training stage for a few steps on Stable Diffusion v1.5's architecture: what it takes, and was said to.
 
     python benchmarks/sd15_stages.py --json sd15_stages.json
 
@@ -8,7 +8,8 @@ to need is `nas.training.TrainingMemory`, networks included. A stage that the ma
 before it starts; the report says so.
 
 `--precision weights` holds weights, gradients and moments in bf16, which is the least memory but rounds small steps
-away; `mixed` is what to train with: weights in float32, computation and teacher in bf16.
+away; `mixed` is what to train with: weights in float32, computation and teacher in bf16. `full` has everything in
+float32, for CPUs without bf16, where convolutions in it take hundreds of times as long.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES), metavar="STAGE")
     parser.add_argument("--steps", type=int, default=3, help="at least 2: a step's time is that between two ends")
     parser.add_argument("--batch-size", type=int, default=1)
-    parser.add_argument("--precision", choices=("weights", "mixed"), default="weights")
+    parser.add_argument("--precision", choices=("weights", "mixed", "full"), default="weights")
     parser.add_argument("--gradient-checkpointing", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--threads", type=int)
     parser.add_argument("--json", type=Path, help="file for all figures")
@@ -151,9 +152,10 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def student_and_teacher(space: SearchSpace, precision: str) -> tuple[UNet2DConditionModel, UNet2DConditionModel]:
-    """Two UNets of random weights, the same ones; the teacher in bf16."""
+    """Two UNets of random weights, the same ones; the teacher in bf16 if anything is."""
     student = in_dtype(precision, lambda: UNet2DConditionModel(**space.config))
-    return student, copy.deepcopy(student).bfloat16().requires_grad_(False)
+    teacher = copy.deepcopy(student).requires_grad_(False)
+    return student, teacher if precision == "full" else teacher.bfloat16()
 
 
 def in_dtype(precision: str, make: Callable[[], nn.Module]) -> Any:

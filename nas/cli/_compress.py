@@ -42,9 +42,8 @@ def _compress(options: argparse.Namespace) -> Report:
 
 def _files(result: Compression) -> list[Path]:
     from nas._files import replacing
-    from nas.compression._result import REPORT
 
-    files = [result.pipeline, result.folder / REPORT]
+    files = [result.pipeline, result.report]
     if result.evaluation is not None:
         from nas.plots import plot_quality
 

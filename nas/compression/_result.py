@@ -56,6 +56,11 @@ class Compression:
         return self.folder / PIPELINE
 
     @property
+    def report(self) -> Path:
+        """The file that says what each stage cost and gained, see `to_dict`."""
+        return self.folder / REPORT
+
+    @property
     def speedup(self) -> float | None:
         """How many times less an image takes, measured; None where it was not."""
         return None if self.before is None or self.after is None else self.before.total_ms / self.after.total_ms
@@ -101,7 +106,7 @@ class Compression:
         Raises:
             StorageError: it cannot be written.
         """
-        write_text_atomically(self.folder / REPORT, json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n")
+        write_text_atomically(self.report, json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n")
 
 
 def _image(image: ImageLatency | None) -> dict[str, Any] | None:

@@ -41,6 +41,7 @@ from torch import Tensor, nn
 
 from nas._progress import track
 from nas.sampling import in_mode, require_whole_number
+from nas.training._checks import warn_of_emulated_bf16
 from nas.training._memory import TrainingMemory, memory_checked
 from nas.training._processes import OneProcess, Part, gradient_checkpoints, parts_of, prepared
 from nas.training._run import Run
@@ -118,6 +119,7 @@ def train(
     accelerator = OneProcess() if accelerator is None else accelerator
     if accelerator.device_placement:
         network.to(accelerator.device)
+    warn_of_emulated_bf16(network, accelerator)
     parts = parts_of(settings.batch_size, accelerator, require_whole_number("accumulate", accumulate))
     memory = None
     if check_memory:

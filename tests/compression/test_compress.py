@@ -78,7 +78,7 @@ def test_the_report_has_the_measured_shares(whole: Compression) -> None:
     before_ms = 2 * TEXT_MS + FULL_STEPS * (UNET_MS + STEP_MS) + DECODER_MS
     after_ms = 2 * TEXT_MS + STEPS * (UNET_MS + STEP_MS) + SLIM_MS
     assert whole.speedup == pytest.approx(before_ms / after_ms)
-    report = json.loads((whole.folder / "report.json").read_text())
+    report = json.loads(whole.report.read_text())
     shares = {part["component"]: part["share"] for part in report["after"]["parts"]}
     assert shares["decoder"] == pytest.approx(SLIM_MS / after_ms)
     assert [stage["stage"] for stage in report["stages"]] == STAGES

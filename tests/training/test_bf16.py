@@ -108,3 +108,23 @@ def test_the_average_of_weights_in_bf16_moves():
     train(network, objective, settings, steps=100)
     assert network.weight.dtype == torch.bfloat16
     assert network.weight.tolist() == pytest.approx([2 - 0.999**100] * 3, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype", "told"),
+    [
+        ("AVX2", torch.bfloat16, True),
+        ("AVX2", torch.float32, False),
+        ("AVX512", torch.bfloat16, False),
+    ],
+)
+def test_where_bf16_is_emulated_people_are_told(capability, dtype, told, monkeypatch, capsys):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    robust(dtype)
+    assert ("has no bf16" in capsys.readouterr().err) is told
+
+
+def test_mixed_precision_is_emulated_too(monkeypatch, capsys):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    robust(torch.float32, accelerator=Accelerator(cpu=True, mixed_precision="bf16"))
+    assert "has no bf16" in capsys.readouterr().err

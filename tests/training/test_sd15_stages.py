@@ -45,6 +45,11 @@ def test_a_stage_in_mixed_precision(tmp_path):
     assert "unasked" in printed
 
 
+def test_a_stage_in_float32(tmp_path):
+    [row], _ = benchmark(tmp_path, "--precision", "full", stages=["folded_steps"])
+    assert row["outcome"] == "done"
+
+
 def test_a_stage_that_cannot_start_is_told(tmp_path):
     [row], printed = benchmark(tmp_path, "--batch-size", "0", stages=["robust"])
     assert "batch_size" in row["outcome"]
