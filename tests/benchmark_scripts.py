@@ -1,4 +1,4 @@
-"""Scripts in `benchmarks/` as modules."""
+"""Scripts in `benchmarks/`, and those as modules."""
 
 from __future__ import annotations
 
@@ -14,13 +14,18 @@ import pytest
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 
 
+def script(name: str) -> Path:
+    """The script of this name; the test is skipped where scripts do not come along, as in a wheel."""
+    path = FOLDER / f"{name}.py"
+    if not path.is_file():
+        pytest.skip("benchmarks are not part of this distribution")
+    return path
+
+
 @contextmanager
 def loaded(name: str) -> Iterator[ModuleType]:
-    """The script of this name; the test is skipped where scripts do not come along, as in a wheel."""
-    script = FOLDER / f"{name}.py"
-    if not script.is_file():
-        pytest.skip("benchmarks are not part of this distribution")
-    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", script)
+    """The script of this name as a module."""
+    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", script(name))
     module = importlib.util.module_from_spec(spec)
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(FOLDER))

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import json
 import subprocess
 import sys
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import Any
 
 import pytest
+from benchmark_scripts import loaded, script
 
 from nas import Architecture, LatencyTable, SearchSpace
 from nas.errors import MissingExtraError
@@ -22,17 +22,11 @@ from nas.latency.devices import _registry, get_device
 from nas.latency.testing import FakeDevice
 from nas.unet import network_macs
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "lut_accuracy.py"
-
 
 @pytest.fixture(scope="module")
-def benchmark() -> ModuleType:
-    if not SCRIPT.is_file():
-        pytest.skip("benchmarks are not part of this distribution")
-    spec = importlib.util.spec_from_file_location("lut_accuracy", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def benchmark() -> Iterator[ModuleType]:
+    with loaded("lut_accuracy") as module:
+        yield module
 
 
 @pytest.fixture(scope="module")
@@ -198,9 +192,7 @@ def test_several_devices_in_one_run(
 
 @pytest.mark.slow
 def test_what_goes_wrong_in_the_other_process_is_told() -> None:
-    if not SCRIPT.is_file():
-        pytest.skip("benchmarks are not part of this distribution")
-    command = [sys.executable, SCRIPT, "--device", "abacus", "--networks", "0"]
+    command = [sys.executable, script("lut_accuracy"), "--device", "abacus", "--networks", "0"]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr.startswith("no device is called 'abacus'")

@@ -7,16 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "lut_speed.py"
+from benchmark_scripts import script
 
 
 def test_the_benchmark_reports_rates_and_the_machine(tmp_path: Path) -> None:
-    if not SCRIPT.is_file():
-        pytest.skip("benchmarks are not part of this distribution")
-    command = [sys.executable, SCRIPT, "--architectures", "3000", "--repeats", "2", "--json", tmp_path / "speed.json"]
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    options = ["--architectures", "3000", "--repeats", "2", "--json", tmp_path / "speed.json"]
+    done = subprocess.run([sys.executable, script("lut_speed"), *options], check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     figures = json.loads((tmp_path / "speed.json").read_text())
     assert (figures["space"], figures["places"], figures["table"]) == ("sd15", 38, "synthetic")

@@ -9,19 +9,18 @@ import sys
 from pathlib import Path
 
 import pytest
+from benchmark_scripts import script
 from small_training import make_space
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "sd15_stages.py"
 STAGES = ["v_prediction", "robust", "steps", "folded_steps", "decoder"]
 
 
 def benchmark(folder: Path, *options: str, stages: list[str]) -> tuple[list[dict], str]:
     """The rows of the report, and what was printed."""
-    if not SCRIPT.is_file():
-        pytest.skip("benchmarks are not part of this distribution")
     space, report = folder / "small.yaml", folder / "report.json"
     make_space().save(space)
-    command = [sys.executable, str(SCRIPT), "--space", str(space), "--json", str(report), "--stages", *stages, *options]
+    options = ["--space", str(space), "--json", str(report), "--stages", *stages, *options]
+    command = [sys.executable, str(script("sd15_stages")), *options]
     paths = os.pathsep.join(sys.path)
     done = subprocess.run(command, env={**os.environ, "PYTHONPATH": paths}, stdout=subprocess.PIPE, check=True)
     return json.loads(report.read_text())["stages"], done.stdout.decode()
