@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import os
 import shutil
@@ -17,7 +18,7 @@ from nas.errors import StorageError
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Give a temporary path beside `path`; whatever the caller makes there, file or folder, replaces `path` at the end.
 
-    If the body fails, `path` is left as it was and the temporary is removed.
+    A folder is never replaced by a file. If the body fails, `path` is left as it was and the temporary is removed.
 
     Raises:
         StorageError: the system refused to write (no space, no permission, ...).
@@ -50,6 +51,8 @@ def _swap_in(temporary: Path, target: Path, folder: Path) -> None:
     if not target.is_dir():
         os.replace(temporary, target)
         return
+    if not temporary.is_dir():
+        raise _is_a_folder(target)
     aside = folder / "previous"
     os.replace(target, aside)
     try:
@@ -59,14 +62,20 @@ def _swap_in(temporary: Path, target: Path, folder: Path) -> None:
         raise
 
 
+def _is_a_folder(target: Path) -> OSError:
+    return IsADirectoryError(errno.EISDIR, "there is a folder of that name", str(target))
+
+
 def require_writable(path: str | os.PathLike[str]) -> None:
-    """Find out before long work whether its result can be written to `path`.
+    """Find out before long work whether its result, a file, can be written to `path`.
 
     Raises:
         StorageError: it cannot.
     """
     target = Path(path)
     try:
+        if target.is_dir():
+            raise _is_a_folder(target)
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=target.parent):
             pass

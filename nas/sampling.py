@@ -5,7 +5,6 @@ Everything here takes the network as an argument and leaves the pipeline it came
 
 from __future__ import annotations
 
-import copy
 import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ import torch
 from diffusers import DDIMScheduler
 from torch import Tensor, nn
 
+from nas._schedulers import scheduled
 from nas.errors import ModelError, NasError
 from nas.unet import folded_width, guidance_embedding
 
@@ -224,8 +224,7 @@ def sample_latents_with(
     scheduler is not changed.
     """
     device, dtype = placement(unet)
-    scheduler = copy.deepcopy(scheduler)
-    scheduler.set_timesteps(steps, device=device)
+    scheduler = scheduled(scheduler, steps, device)
     takes_generator = "generator" in inspect.signature(scheduler.step).parameters
     options = {"generator": list(generators)} if generators and takes_generator else {}
     told, outside = told_guidance(unet, guidance_scale, len(noise), device, dtype)

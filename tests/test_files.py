@@ -42,6 +42,15 @@ def test_folders_are_replaced_whole(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["folder"]
 
 
+def test_a_file_never_replaces_a_folder(tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "precious").touch()
+    for write in (require_writable, lambda path: write_text_atomically(path, "text")):
+        with pytest.raises(StorageError, match="there is a folder of that name"):
+            write(tmp_path / "folder")
+    assert [p.name for p in tmp_path.rglob("*")] == ["folder", "precious"]
+
+
 def test_a_folder_that_cannot_be_made_is_a_storage_error(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(StorageError):

@@ -47,6 +47,9 @@ def _generate(options: argparse.Namespace) -> Report:
 def _draw(pipe: Any, options: argparse.Namespace) -> list[Image]:
     import torch
 
+    from nas._schedulers import scheduled
+
+    scheduled(pipe.scheduler, options.steps)  # refuses steps that there are not
     # One generator a prompt: a picture does not change with the prompts it is drawn beside.
     generators = [torch.Generator().manual_seed(options.seed) for _ in options.prompts]
     return pipe(

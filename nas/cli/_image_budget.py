@@ -34,7 +34,10 @@ def add_budget(parser: argparse.ArgumentParser) -> None:
         "(default: measured with the pipeline on the table's device)",
     )
     parser.add_argument(
-        "--image-steps", type=count, metavar="N", help="denoising steps of the image (default: FILE's, or --steps)"
+        "--image-steps",
+        type=count,
+        metavar="N",
+        help="denoising steps of the image (default: --steps); with --image, runs of the UNet (default: FILE's)",
     )
 
 
@@ -109,12 +112,22 @@ def image_budget(
     lut.require(workload)
     found = _image(options, pipe, lut, workload)
     found.require(workload)
-    steps = options.image_steps or (found.steps if options.image else options.steps)
+    if steps := _runs(options, pipe):
+        found = replace(found, steps=steps)
     # Where everything else comes from does not change with the UNet, which is the table's.
-    found = replace(replace(found, steps=steps).with_unet_ms(lut.latency_ms(lut.space.full)), origin=found.origin)
+    found = replace(found.with_unet_ms(lut.latency_ms(lut.space.full)), origin=found.origin)
     asked = ImageBudget(found, options.image_budget_ms)
     _require_attainable(asked, lut)
     return asked
+
+
+def _runs(options: argparse.Namespace, pipe: DiffusionPipeline) -> int | None:
+    """How often the scheduler has the UNet predict for the steps asked for; None leaves it to a given file."""
+    from nas._schedulers import scheduled
+
+    if options.image:
+        return options.image_steps
+    return len(scheduled(pipe.scheduler, options.image_steps or options.steps).timesteps)
 
 
 def _image(options: argparse.Namespace, pipe: DiffusionPipeline, lut: LatencyTable, workload: Workload) -> ImageLatency:
@@ -125,7 +138,7 @@ def _image(options: argparse.Namespace, pipe: DiffusionPipeline, lut: LatencyTab
     kept = options.out / KEPT
     # An interrupted run goes on only with the budget that it began with: the parts are not measured again.
     if kept.is_file():
-        return _same_conditions(ImageLatency.load(kept), kept, options, lut)
+        return _same_conditions(ImageLatency.load(kept), kept, options, pipe, lut)
     image = _measure(options, pipe, lut, workload)
     image.save(kept)
     return image
@@ -158,8 +171,12 @@ def _guided(options: argparse.Namespace) -> bool:
     return options.guidance_scale > 1
 
 
-def _same_conditions(image: ImageLatency, path: Path, options: argparse.Namespace, lut: LatencyTable) -> ImageLatency:
-    asked = {"device": lut.device, "precision": lut.workload.precision}
+def _same_conditions(
+    image: ImageLatency, path: Path, options: argparse.Namespace, pipe: DiffusionPipeline, lut: LatencyTable
+) -> ImageLatency:
+    asked = {"device": lut.device, "precision": lut.workload.precision, "scheduler": type(pipe.scheduler).__name__}
+    if "threads" in lut.provenance:
+        asked["threads"] = lut.provenance["threads"]
     differs = [name for name, value in asked.items() if image.provenance.get(name) != value]
     if (image.text_encoder_runs == 2) != _guided(options):
         differs.append("guidance")

@@ -160,7 +160,8 @@ class ImageLatency:
         Raises:
             DeviceError: the device is not here, or cannot run a part.
             ModelError: the pipeline lacks a part.
-            TableError: the workload makes no sense, or the scheduler cannot do so many steps.
+            NasError: the scheduler cannot do so many steps.
+            TableError: the workload makes no sense.
         """
         from nas.latency._image_measuring import Conditions, measure_parts
         from nas.latency._network import as_device

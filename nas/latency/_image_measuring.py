@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -11,7 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 from torch import nn
 
-from nas.errors import ModelError, TableError
+from nas._schedulers import scheduled
+from nas.errors import ModelError
 from nas.latency._canary import bench_on
 from nas.latency._network import PATIENT, space_of
 from nas.latency._provenance import provenance_of
@@ -70,10 +70,10 @@ def measure_parts(
 
     Raises:
         ModelError: the pipeline lacks a part.
-        TableError: the scheduler cannot do so many steps.
+        NasError: the scheduler cannot do so many steps.
     """
     _require_parts(pipeline)
-    steps = len(_scheduled(pipeline.scheduler, conditions.steps).timesteps)
+    steps = len(scheduled(pipeline.scheduler, conditions.steps).timesteps)
     space = space_of(pipeline.unet, context_length=pipeline.tokenizer.model_max_length)
     size = {"height": conditions.height, "width": conditions.width}
     workload = Workload.of(space, batch_size=conditions.batch_size, precision=conditions.precision, **size)
@@ -91,16 +91,6 @@ def _require_parts(pipeline: DiffusionPipeline) -> None:
     tokenizers = [_TEXT_ENCODERS[name] for name in _text_encoders(pipeline)]
     if missing := [name for name in (*_NEEDED, *tokenizers) if getattr(pipeline, name, None) is None]:
         raise ModelError(f"cannot measure the image of a {type(pipeline).__name__}: it has no {missing[0]}")
-
-
-def _scheduled(scheduler: Any, steps: int, device: str = "cpu") -> Any:
-    # A scheduler counts its steps: the pipeline's own is left as it is.
-    scheduler = copy.deepcopy(scheduler)
-    try:
-        scheduler.set_timesteps(steps, device=device)
-    except (ValueError, IndexError) as error:
-        raise TableError(f"steps is {steps}, which the {type(scheduler).__name__} cannot do: {error}") from error
-    return scheduler
 
 
 def _text_encoders(pipeline: DiffusionPipeline) -> list[str]:
@@ -185,7 +175,7 @@ class _BetweenSteps(nn.Module):
 
     def __init__(self, scheduler: Any, steps: int, samples: int, home: str) -> None:
         super().__init__()
-        self.scheduler, self.steps, self.samples, self.home = _scheduled(scheduler, steps, home), steps, samples, home
+        self.scheduler, self.steps, self.samples, self.home = scheduled(scheduler, steps, home), steps, samples, home
         self.left: list[torch.Tensor] = []
 
     def forward(self, latents: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:

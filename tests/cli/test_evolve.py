@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import PNDMScheduler
 
 import nas
 from nas import ImageLatency, LatencyTable
@@ -156,6 +157,7 @@ def measured_images(monkeypatch: pytest.MonkeyPatch) -> list[dict]:
         calls.append({"device": device, "threads": threads, "precision": precision, **options})
         times = {"text_encoder_ms": 1.0, "unet_ms": 7.0, "decoder_ms": 10.0 + len(calls)}
         known = {"device": device, "precision": precision, "resolution": f"{options['height']}x{options['width']}"}
+        known |= {"threads": threads, "scheduler": type(pipeline.scheduler).__name__}
         counted = {name: options[name] for name in ("steps", "guided", "unet_batch_size")}
         return replace(ImageLatency.from_components(**times, **counted, provenance=known), origin="measured")
 
@@ -209,6 +211,22 @@ def test_the_measured_image_has_the_steps_it_is_judged_with(evolve_image: Run, m
     document = evolve_image(38, "--json").document
     assert document["image"]["steps"] == measured_images[0]["steps"] == 1
     assert document["budget_ms"] == pytest.approx(38 - 13)
+
+
+def test_the_image_has_as_many_runs_as_its_scheduler_makes(
+    evolve_image: Run, measured_images: list[dict], tiny_pipeline_dir: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(tiny_pipeline_dir, tmp_path / "pndm")
+    PNDMScheduler(skip_prk_steps=True, steps_offset=1).save_pretrained(folder / "scheduler")
+    index = folder / "model_index.json"
+    index.write_text(index.read_text().replace("DDIMScheduler", "PNDMScheduler"))
+    outcome = evolve_image(63, "--image-steps", 2, "--pipeline", folder, "--json")
+    assert outcome.status == 0, outcome.err
+    document = outcome.document
+    assert document["image"]["unet_runs"] == 3
+    assert document["budget_ms"] == pytest.approx((63 - 2 - 11) / 3)
+    outcome = evolve_image(63, "--image-steps", 2)
+    assert "image.yaml was measured with another scheduler" in outcome.err
 
 
 def test_parts_measured_under_other_conditions_are_refused(evolve_image: Run, measured_images: list[dict]) -> None:

@@ -49,6 +49,12 @@ def test_an_evolved_network_draws(
     assert (np.asarray(Image.open(files[0])) != np.asarray(Image.open(files[1]))).any()
 
 
+def test_steps_that_the_scheduler_has_not_are_one_sentence(nas_command: Run, tiny_bundled: Path) -> None:
+    outcome = nas_command("generate", "a cat", "--steps", 5000)
+    assert outcome.status == 1
+    assert "steps is 5000, which the DDIMScheduler cannot do" in outcome.err
+
+
 def break_weights(folder: Path) -> None:
     file = folder / "unet" / "diffusion_pytorch_model.safetensors"
     file.write_bytes(file.read_bytes()[:1000])

@@ -9,7 +9,7 @@ import torch
 from diffusers import DDIMScheduler, HeunDiscreteScheduler, PNDMScheduler, StableDiffusionPipeline
 
 from nas import ImageLatency, Workload
-from nas.errors import ModelError, TableError
+from nas.errors import ModelError, NasError, TableError
 from nas.latency import Timing, measure_network_ms
 from nas.latency.devices import Device
 from nas.latency.testing import FakeDevice
@@ -83,7 +83,7 @@ def test_the_unet_runs_as_often_as_in_the_pipeline(tiny_pipeline: StableDiffusio
 
 def test_steps_that_the_scheduler_has_not_are_refused(tiny_pipeline: StableDiffusionPipeline) -> None:
     device = FakeDevice()
-    with pytest.raises(TableError, match="steps is 5000, which the DDIMScheduler cannot do"):
+    with pytest.raises(NasError, match="steps is 5000, which the DDIMScheduler cannot do"):
         ImageLatency.measure(tiny_pipeline, device=device, steps=5000)
     assert device.loaded == []
 
