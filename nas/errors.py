@@ -41,3 +41,7 @@ class StorageError(NasError):
 
 class MissingExtraError(NasError):
     """An optional dependency that is not installed; the message names the extra."""
+
+
+class MissingRuntimeError(DeviceError, MissingExtraError):
+    """A device whose runtime is not installed; the message names the extra."""

@@ -99,7 +99,6 @@ def _build(options: argparse.Namespace) -> Report:
         visits=visits,
     )
     lut.save(options.out)
-    visits.unlink()
     document = {"file": options.out, **_document(lut)}
     return Report(document, f"{_text(lut)}\n\nwritten to {options.out}")
 

@@ -23,6 +23,7 @@ from nas.latency._row import Row
 from nas.latency._timing import Timing
 from nas.latency._visits import Visits
 from nas.latency.devices import Device, Runnable
+from nas.latency.devices._machine import versions
 from nas.search_space import SearchSpace
 from nas.unet import block_inputs, example_inputs, make_block, make_network, make_shortcut, torch_dtype
 from nas.workload import Workload
@@ -31,6 +32,14 @@ if TYPE_CHECKING:
     from torch import nn
 
 BASE = "base"
+# What a measurement that goes on must have in common with the one that was interrupted, of a device's provenance.
+_SAME = (
+    "device",
+    "hardware",
+    "os",
+    "threads",
+    *("torch", "diffusers", "onnxruntime", "openvino", "coremltools", "coreai-core", "coreai-torch"),
+)
 _BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
 _MAX_INSTANCES = 64
 # Modules are made anew in every pass: small ones in no time, those of a large network in as long as they are measured.
@@ -148,12 +157,12 @@ def build(
     plan = Plan.of(space, workload, home=device.home, copies=copies, bundle_mb=device.bundle_mb)
     loading = _Loading(space, workload, device)
     loaders = {name: partial(loading.load, make, alone=name in plan.networks) for name, make in plan.subjects.items()}
+    kept = Visits(Path(visits), _title(space, workload, device, bench.timing)) if visits else None
     rows = bench.measure_all(
-        loaders,
-        description=f"Measuring {space.name} on {device.name}",
-        twice=plan.networks,
-        visits=visits and Visits(Path(visits), _title(space, workload, device, bench.timing)),
+        loaders, description=f"Measuring {space.name} on {device.name}", twice=plan.networks, visits=kept
     )
+    if kept:
+        kept.remove()
     found = {"attention": attention_of(space), "loading_seconds": round(loading.seconds, 3)}
     provenance = provenance_of(device, workload, bench, **found, **canary_provenance())
     return Built.of(rows, provenance, wholes=plan.wholes, bundles=plan.bundles)
@@ -177,10 +186,11 @@ def _numbers(inputs: Any) -> int:
 
 
 def _title(space: SearchSpace, workload: Workload, device: Device, timing: Timing) -> str:
-    # Whatever else a device says of itself may not be known before something was loaded.
+    # Whatever else a device says of itself may change with what was loaded.
     known = device.provenance()
-    where = {name: known.get(name) for name in ("device", "hardware", "threads")}
-    return fingerprint_of_texts(str(part) for part in (space.to_dict(), workload, timing, where))
+    where = {name: known.get(name) for name in _SAME}
+    parts = space.to_dict(), workload, timing, where, canary_provenance(), versions("nas")
+    return fingerprint_of_texts(str(part) for part in parts)
 
 
 def _wholes(space: SearchSpace, workload: Workload, random_wholes: int) -> list[Architecture]:

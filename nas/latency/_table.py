@@ -104,7 +104,8 @@ class LatencyTable:
             threads: CPU threads; as torch is set when None.
             copies: also measure what copies of blocks cost.
             timing: how long to measure.
-            visits: file for all that is measured, as it is measured; an interrupted measurement goes on from there.
+            visits: file for all that is measured, as it is measured; an interrupted measurement goes on from there. It
+                is removed when everything is measured.
 
         Raises:
             DeviceError: the device is not here, or cannot run a block.

@@ -49,11 +49,22 @@ class Visits:
         """Write down what a visit found, at once."""
         self._append(json.dumps({"name": name, "samples": [vars(sample) for sample in samples]}))
 
+    def remove(self) -> None:
+        """Remove the file: the measurement is complete, and the next one is to be another."""
+        try:
+            self._path.unlink(missing_ok=True)
+        except OSError as error:
+            raise StorageError(f"cannot remove {self._path}: {error.strerror or error}") from error
+
     def _complete_lines(self, header: str) -> list[str]:
         try:
             if not self._path.exists():
                 return []
             *lines, rest = self._path.read_bytes().decode().split("\n")
+            if len(lines) == 1 and _is_header(lines[0]):
+                # Whatever it was that failed before its first visit, nothing was measured yet.
+                os.truncate(self._path, 0)
+                return []
             if (lines[0] != header) if lines else not header.startswith(rest):
                 raise TableError(f"{self._path} holds another measurement, or none; move it away to start anew")
             # The last line of a run that was killed may be half a line.
@@ -78,6 +89,14 @@ class Visits:
                 os.fsync(stream.fileno())
         except OSError as error:
             raise StorageError(f"cannot write {self._path}: {error.strerror or error}") from error
+
+
+def _is_header(line: str) -> bool:
+    try:
+        found = json.loads(line)
+    except ValueError:
+        return False
+    return isinstance(found, dict) and list(found) == ["measurement"]
 
 
 def _sample(*, parts_ms: list[float], **others: Any) -> Sample:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from nas._files import replacing
-from nas.errors import DeviceError, MissingExtraError
+from nas.errors import DeviceError, MissingRuntimeError
 from nas.latency.devices._apple import AppleDevice
 from nas.latency.devices._device import require_precision
 from nas.latency.devices._export import Exported, explained, export
@@ -50,7 +50,7 @@ def convert_to_coreai(
 
     Raises:
         DeviceError: path or precision is none of these, or the module cannot be converted.
-        MissingExtraError: Core AI is not installed.
+        MissingRuntimeError: Core AI is not installed.
         ModelError: the attention is unknown.
         StorageError: the asset cannot be written.
     """
@@ -78,7 +78,7 @@ class CoreAIDevice(AppleDevice):
         attention: "original", "split-einsum" or "split-einsum-chunks", put into whatever is measured.
 
     Raises:
-        MissingExtraError: Core AI is not installed.
+        MissingRuntimeError: Core AI is not installed.
         ModelError: the attention is unknown.
     """
 
@@ -201,5 +201,5 @@ def _coreai_torch() -> Any:
             import coreai.runtime  # noqa: F401
             import coreai_torch
     except ImportError as error:
-        raise MissingExtraError("Core AI is not installed; pip install 'nas[coreai]'") from error
+        raise MissingRuntimeError("Core AI is not installed; pip install 'nas[coreai]'") from error
     return coreai_torch

@@ -98,7 +98,7 @@ def convert_to_coreml(
 
     Raises:
         DeviceError: path, target or precision is none of these, or the module cannot be converted.
-        MissingExtraError: coremltools is not installed.
+        MissingRuntimeError: coremltools is not installed.
         ModelError: the attention is unknown.
         StorageError: the package cannot be written.
     """
@@ -125,7 +125,7 @@ def write_coreml(exported: Exported, path: str | os.PathLike[str], *, target: st
 
     Raises:
         DeviceError: the path is not named `.mlpackage`, or coremltools cannot convert this.
-        MissingExtraError: coremltools is not installed.
+        MissingRuntimeError: coremltools is not installed.
     """
     if not str(path).endswith(".mlpackage"):
         raise DeviceError(f"cannot write {path}: a Core ML package is a folder whose name ends with .mlpackage")
@@ -197,7 +197,7 @@ def read_coreml(path: str | os.PathLike[str]) -> CoreMLProgram:
     """Read a package back, on any operating system.
 
     Raises:
-        MissingExtraError: coremltools is not installed.
+        MissingRuntimeError: coremltools is not installed.
     """
     spec = coremltools().utils.load_spec(str(path))
     function = spec.mlProgram.functions["main"]

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from nas.errors import DeviceError, MissingExtraError
+from nas.errors import DeviceError, MissingRuntimeError
 from nas.latency.devices._machine import machine
 from nas.latency.devices._waiting import Waiting
 
@@ -142,7 +142,7 @@ class PhoneRuntime:
 
     Raises:
         DeviceError: this is no Mac, no such device is connected, or no team is given.
-        MissingExtraError: coremltools is not installed.
+        MissingRuntimeError: coremltools is not installed.
     """
 
     def __init__(self, kind: str, *, team: str | None = None) -> None:
@@ -257,7 +257,7 @@ def coremltools() -> Any:
     """The package, imported when it is needed.
 
     Raises:
-        MissingExtraError: it is not installed.
+        MissingRuntimeError: it is not installed.
     """
     try:
         with warnings.catch_warnings(), without_log():
@@ -265,7 +265,7 @@ def coremltools() -> Any:
             warnings.simplefilter("ignore")
             import coremltools as ct
     except ImportError as error:
-        raise MissingExtraError("coremltools is not installed; pip install coremltools, or 'nas[coreml]'") from error
+        raise MissingRuntimeError("coremltools is not installed; pip install coremltools, or 'nas[coreml]'") from error
     return ct
 
 

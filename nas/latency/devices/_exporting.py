@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from nas.errors import DeviceError
+from nas.errors import MissingRuntimeError
 from nas.latency.devices._export import Exported, explained
 from nas.latency.devices._machine import machine, require_threads, versions
 
@@ -91,10 +91,10 @@ def needing(name: str, extra: str) -> Iterator[None]:
     """Turn a failed import into an error that names the extra.
 
     Raises:
-        DeviceError: something that the device of that name needs cannot be imported.
+        MissingRuntimeError: something that the device of that name needs cannot be imported.
     """
     try:
         yield
     except ImportError as error:
         # A package that is there and broken has no name in its error, but a reason.
-        raise DeviceError(f"{name} needs {error.name or error}; pip install 'nas[{extra}]'") from error
+        raise MissingRuntimeError(f"{name} needs {error.name or error}; pip install 'nas[{extra}]'") from error

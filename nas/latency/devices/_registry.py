@@ -85,7 +85,7 @@ def get_device(name: str, *, threads: int | None = None) -> Device:
 
     Raises:
         DeviceError: the name is unknown, or there is no such device here.
-        MissingExtraError: a package for it is not installed.
+        MissingRuntimeError: a package for it is not installed.
         ModelError: the attention is unknown.
     """
     if name in _MAKERS:
