@@ -179,7 +179,8 @@ class _Job:
             return LatencyTable.load(path)
         length = self.pipe.tokenizer.model_max_length
         space = SearchSpace.from_unet(self.pipe.unet, name=MODEL, context_length=length)
-        lut = LatencyTable.measure(space, device="torch-cpu", batch_size=2, timing=self.settings.timing)
+        visits = path.with_name(f"{path.name}.visits")
+        lut = LatencyTable.measure(space, device="torch-cpu", batch_size=2, timing=self.settings.timing, visits=visits)
         lut.save(path)
         return lut
 

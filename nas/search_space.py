@@ -231,6 +231,14 @@ class SearchSpace:
         return tuple(block for block in self.blocks if 1 <= architecture.runs(block) <= self.max_copies)
 
 
+# Of a block, the numbers with the least that each may be; by kind, the options that its signature is made of.
+_NUMBERS = {"index": 0, "in_channels": 1, "out_channels": 1, "downsample": 1, "parameters": 1}
+_OPTIONS = {
+    "resnet": ("temb_channels",),
+    "attention": ("heads", "head_dim", "depth", "linear_projection", "context_dim"),
+}
+
+
 def _parameters_of_shortcut(block: Block) -> int:
     return (block.in_channels + 1) * block.out_channels if block.has_shortcut else 0
 
@@ -247,7 +255,17 @@ def _block_to_dict(block: Block) -> dict[str, Any]:
 
 
 def _block_from_dict(row: Mapping[str, Any]) -> Block:
-    return Block(**{**row, "options": tuple(sorted(row["options"].items()))})
+    block = Block(**{**row, "options": tuple(sorted(row["options"].items()))})
+    if block.kind not in _OPTIONS:
+        raise TypeError(f"{block.place} is of kind {block.kind!r}, and there are {', '.join(_OPTIONS)} only")
+    for name, least in _NUMBERS.items():
+        value = getattr(block, name)
+        if type(value) is not int or value < least:
+            raise TypeError(f"{name} of {block.place} is {value!r}; it must be a whole number of at least {least}")
+    for name in _OPTIONS[block.kind]:
+        if name not in dict(block.options):
+            raise KeyError(f"{block.place} has no option {name}")
+    return block
 
 
 def _plain(value: Any) -> Any:

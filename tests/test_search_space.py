@@ -130,6 +130,29 @@ def test_bad_configs_are_refused(tiny_config, change):
         SearchSpace.from_config({**tiny_config, **change})
 
 
+def broken(kind: str, change):
+    def damage(data):
+        change(next(block for block in data["blocks"] if block["kind"] == kind))
+        return data
+
+    return damage
+
+
+@pytest.mark.parametrize(
+    ("damage", "word"),
+    [
+        (broken("resnet", lambda block: block["options"].pop("temb_channels")), "no option temb_channels"),
+        (broken("attention", lambda block: block["options"].pop("heads")), "no option heads"),
+        (broken("resnet", lambda block: block.update(downsample=0)), "downsample of down.0.resnet.0 is 0"),
+        (broken("attention", lambda block: block.update(parameters="x")), "parameters of .* is 'x'"),
+        (broken("resnet", lambda block: block.update(kind="conv")), "of kind 'conv'"),
+    ],
+)
+def test_damaged_blocks_are_refused(tiny_space: SearchSpace, damage, word):
+    with pytest.raises(SearchSpaceError, match=word):
+        SearchSpace.from_dict(damage(tiny_space.to_dict()))
+
+
 def test_damaged_files_are_refused(tiny_space: SearchSpace, tmp_path):
     with pytest.raises(SearchSpaceError, match="no search space 'nowhere'"):
         SearchSpace.load("nowhere")

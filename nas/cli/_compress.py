@@ -21,7 +21,7 @@ _NAMES = {"plan": "as it was"}
 def add_to(commands: Any) -> None:
     """Add `nas compress`."""
     summary = "Compress a pipeline by a recipe: robust training, evolution, decoder, step distillation, evaluation."
-    parser = add_command(commands, "compress", _compress, summary)
+    parser = add_command(commands, "compress", _compress, summary, resumes=True)
     parser.add_argument("--config", required=True, type=Path, metavar="FILE", help="the recipe, in YAML")
     out = "folder; an interrupted run goes on (default: the recipe's)"
     parser.add_argument("--out", type=Path, metavar="DIR", help=out)

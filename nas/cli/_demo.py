@@ -14,7 +14,9 @@ from nas.cli._values import Budget, budget
 
 def add_to(commands: Any) -> None:
     """Add `nas demo`."""
-    parser = add_command(commands, "demo", _demo, "Evolve the bundled text-to-image model to a budget on this machine.")
+    parser = add_command(
+        commands, "demo", _demo, "Evolve the bundled text-to-image model to a budget on this machine.", resumes=True
+    )
     parser.add_argument(
         "--out", type=Path, default=Path("demo"), metavar="DIR", help="folder for the results (default: demo)"
     )

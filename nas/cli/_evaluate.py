@@ -26,7 +26,7 @@ _SCHEDULERS = {"ddim": "", "dpm++": ", DPM-Solver++", "own": ", its own schedule
 def add_to(commands: Any) -> None:
     """Add `nas evaluate`."""
     summary = "CLIP score and distance from real pictures against guidance, of one or several pipelines."
-    parser = add_command(commands, "evaluate", _evaluate, summary)
+    parser = add_command(commands, "evaluate", _evaluate, summary, resumes=True)
     parser.add_argument("models", nargs="+", type=Path, metavar="DIR", help="diffusers pipelines to compare, or one")
     prompts = "prompts: text, one a line, or JSON (default: captions/test.json in the first pipeline)"
     parser.add_argument("--prompts", type=Path, metavar="FILE", help=prompts)

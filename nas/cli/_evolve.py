@@ -27,7 +27,7 @@ RESULT, LATENTS = "result", "latents.safetensors"
 
 def add_to(commands: Any) -> None:
     """Add `nas evolve`."""
-    parser = add_command(commands, "evolve", _evolve, "Evolve a pipeline's UNet to a latency budget.")
+    parser = add_command(commands, "evolve", _evolve, "Evolve a pipeline's UNet to a latency budget.", resumes=True)
     parser.add_argument("--pipeline", required=True, type=Path, metavar="DIR", help="a diffusers pipeline")
     parser.add_argument("--unet", type=Path, metavar="DIR", help="start from this UNet instead of the pipeline's own")
     parser.add_argument("--lut", required=True, metavar="FILE", help="the latency table, from `nas lut build`")

@@ -26,6 +26,7 @@ def add_to(actions: Any) -> None:
         _measure,
         "Time a kit's packages on this Mac or a device connected to it; goes on where it was interrupted, and measures "
         "anew what was measured already.",
+        resumes=True,
     )
     _add_kit(measure)
     measure.add_argument("--unit", choices=UNITS, default="ne", help="compute unit (default: ne, the Neural Engine)")

@@ -36,7 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (NasError, OSError) as error:
         return _fail(_sentence(error), options)
     except KeyboardInterrupt:
-        _fail("interrupted; what was finished is kept, and the same command goes on from there", options)
+        advice = "; what was finished is kept, and the same command goes on from there" if options.resumes else ""
+        _fail(f"interrupted{advice}", options)
         return INTERRUPTED
     return 0
 

@@ -10,11 +10,16 @@ from nas.cli._report import Report
 from nas.cli._values import count, natural
 
 
-def add_command(commands: Any, name: str, run: Callable[[argparse.Namespace], Report], summary: str) -> Any:
-    """A subcommand that calls `run`, with the options that every command has."""
+def add_command(
+    commands: Any, name: str, run: Callable[[argparse.Namespace], Report], summary: str, *, resumes: bool = False
+) -> Any:
+    """A subcommand that calls `run`, with the options that every command has.
+
+    `resumes` says whether the same command goes on where it was interrupted.
+    """
     parser = commands.add_parser(name, help=summary, description=summary, allow_abbrev=False)
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of text")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, resumes=resumes)
     return parser
 
 

@@ -1,4 +1,4 @@
-"""Reading what people type after an option. A `ValueError`'s text becomes the command's one sentence."""
+"""Reading what people type after an option; what is wrong with it becomes the command's one sentence."""
 
 from __future__ import annotations
 

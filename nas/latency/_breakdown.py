@@ -40,7 +40,8 @@ def breakdown(table: LatencyTable) -> tuple[Part, ...]:
     (https://arxiv.org/abs/2306.00980).
 
     Blocks count as wholes, with the shortcut that their skipping would leave, and the base is what is left then: the
-    first and last convolution, down- and upsampling, the embeddings. So everything adds up to the full network.
+    first and last convolution, down- and upsampling, the embeddings. So everything adds up to the full network. In a
+    table that was fitted to whole networks the base has the shortcuts as well, and the blocks that are fixed.
 
     Args:
         table: a latency table; its workload is what multiply-accumulates are counted for.
@@ -52,6 +53,8 @@ def breakdown(table: LatencyTable) -> tuple[Part, ...]:
 
     groups: dict[tuple[str, str], list[Block]] = {}
     for block in table.space.blocks:
+        if table.is_fitted and block.place in table.space.fixed:
+            continue
         groups.setdefault((block.stage, block.kind), []).append(block)
     stages = list(dict.fromkeys(block.stage for block in table.space.blocks))
     order = sorted(groups, key=lambda group: (stages.index(group[0]), group[1]))

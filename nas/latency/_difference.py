@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nas.errors import TableError
+from nas.latency._row import NOTHING_MS
 
 if TYPE_CHECKING:
     from nas.architecture import Block
@@ -23,7 +24,7 @@ class RowDifference:
 
     Attributes:
         signature: as in the first table.
-        blocks: how many blocks of the full network have it; 0 for rows that only copies have.
+        blocks: how many blocks of the full network have it; 0 for shortcuts and for rows that only copies have.
         a_ms: what it takes in the full network by the first table.
         b_ms: the same by the second.
         relative: `ratio` over the ratio of the full networks: above 1 it is dearer on B than B's speed explains.
@@ -46,7 +47,8 @@ class Difference:
     """How the second table differs from the first.
 
     Attributes:
-        rows: blocks, shortcuts and copies, the relatively dearest on B first.
+        rows: blocks, shortcuts and copies, the relatively dearest on B first. Where a table was fitted to whole
+            networks, blocks less their shortcuts, and copies; fixed blocks are in its base.
         base_ms: the network with every block skipped that may be, by each table.
         full_ms: the full network, by each table.
         conditions: what differs of workload and provenance, by name: (in A, in B).
@@ -80,11 +82,14 @@ def difference(a: LatencyTable, b: LatencyTable) -> Difference:
     """
     _require_same_space(a, b)
     full_ms = a.latency_ms(a.space.full), b.latency_ms(b.space.full)
-    counts: dict[tuple[str, str], int] = {}
+    counts: dict[tuple[_Cost, _Cost], int] = {}
     for block in a.space.blocks:
         for pair, runs in _pairs(block, a, b):
             counts[pair] = counts.get(pair, 0) + runs
-    rows = [_row(a, b, *pair, blocks, full_ms[1] / full_ms[0]) for pair, blocks in counts.items()]
+    rows = [
+        RowDifference(in_a.signature, blocks, in_a.ms(a), in_b.ms(b), in_b.ms(b) / in_a.ms(a) * full_ms[0] / full_ms[1])
+        for (in_a, in_b), blocks in counts.items()
+    ]
     rows.sort(key=lambda row: -row.relative)
     return Difference(tuple(rows), (a.base_ms, b.base_ms), full_ms, _conditions(a, b))
 
@@ -99,20 +104,35 @@ def _require_same_space(a: LatencyTable, b: LatencyTable) -> None:
         )
 
 
-def _pairs(block: Block, a: LatencyTable, b: LatencyTable) -> Iterator[tuple[tuple[str, str], int]]:
+@dataclass(frozen=True)
+class _Cost:
+    """A row of a table, less another one where there is one."""
+
+    signature: str
+    less: str | None = None
+
+    def ms(self, table: LatencyTable) -> float:
+        less_ms = 0.0 if self.less is None else table.rows[self.less].latency_ms
+        return table.in_context * max(table.rows[self.signature].latency_ms - less_ms, NOTHING_MS)
+
+
+def _pairs(block: Block, a: LatencyTable, b: LatencyTable) -> Iterator[tuple[tuple[_Cost, _Cost], int]]:
     # By block, not by signature: at another resolution the same block has another signature.
-    yield (block.signature(a.workload), block.signature(b.workload)), 1
-    left = block.shortcut_signature(a.workload), block.shortcut_signature(b.workload)
-    if None not in left:
-        yield left, 0
-    copies = block.signature(a.workload, copy=True), block.signature(b.workload, copy=True)
-    if copies[0] in a.rows and copies[1] in b.rows:
-        yield copies, 0
+    tables = a, b
+    whole, copied = (tuple(block.signature(table.workload, copy=copy) for table in tables) for copy in (False, True))
+    left = tuple(block.shortcut_signature(table.workload) for table in tables)
+    fitted = any(table.is_fitted for table in tables)
+    if not (fitted and block.place in a.space.fixed):
+        # Whole networks do not tell shortcuts from the base: what such a table says is a block less its shortcut.
+        yield tuple(map(_Cost, whole, left) if fitted else map(_Cost, whole)), 1
+    if not fitted and _in_both(left, tables):
+        yield tuple(map(_Cost, left)), 0
+    if _in_both(copied, tables):
+        yield tuple(map(_Cost, copied)), 0
 
 
-def _row(a: LatencyTable, b: LatencyTable, in_a: str, in_b: str, blocks: int, full_ratio: float) -> RowDifference:
-    a_ms, b_ms = a.in_context * a.rows[in_a].latency_ms, b.in_context * b.rows[in_b].latency_ms
-    return RowDifference(in_a, blocks, a_ms, b_ms, b_ms / a_ms / full_ratio)
+def _in_both(signatures: tuple[str | None, ...], tables: tuple[LatencyTable, LatencyTable]) -> bool:
+    return all(signature in table.rows for signature, table in zip(signatures, tables, strict=True))
 
 
 def _conditions(a: LatencyTable, b: LatencyTable) -> dict[str, tuple[object, object]]:

@@ -11,13 +11,11 @@ from scipy.stats import norm
 from nas.architecture import Architecture
 from nas.errors import TableError
 from nas.latency._fitting import FittedRows, fit_rows
-from nas.latency._row import Row
+from nas.latency._row import NOTHING_MS, Row
 from nas.latency._validation import Pair, Validation
 from nas.search_space import SearchSpace
 from nas.workload import Workload
 
-# A row must be more than 0: this stands where the fit gives 0, and for shortcuts, which are left in the base.
-NOTHING_MS = 1e-12
 # An estimate's interquartile range, in standard errors.
 _QUARTILES = 2 * float(norm.ppf(0.75))
 

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 from nas.errors import TableError
 
+# A time must be more than 0: this stands where there is next to none.
+NOTHING_MS = 1e-12
+
 
 @dataclass(frozen=True)
 class Row:

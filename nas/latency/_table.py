@@ -202,6 +202,11 @@ class LatencyTable:
         """Latency of the network with every block skipped that may be: nothing can be faster."""
         return self.base.latency_ms
 
+    @property
+    def is_fitted(self) -> bool:
+        """Whether its rows are from whole networks' latencies, see `fit`; fixed blocks and shortcuts have none then."""
+        return "fit" in self.provenance
+
     @cached_property
     def in_context(self) -> float:
         """What blocks take in a network over what they take one by one; 1 where no network was measured as a whole.

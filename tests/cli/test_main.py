@@ -48,9 +48,12 @@ def test_errors_are_one_sentence(
 
 def test_interruption_says_how_to_go_on(nas_command: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_lut, "_show", fail_with(KeyboardInterrupt()))
-    outcome = nas_command("lut", "show", "x.yaml")
-    assert outcome.status == 130
-    assert "goes on from there" in outcome.err
+    monkeypatch.setattr(_lut, "_build", fail_with(KeyboardInterrupt()))
+    for action, goes_on in ((("show", "x.yaml"), False), (("build", "--space", "sd15", "--out", "x.yaml"), True)):
+        outcome = nas_command("lut", *action)
+        assert outcome.status == 130
+        assert outcome.err.startswith("nas: interrupted")
+        assert ("goes on from there" in outcome.err) is goes_on
 
 
 def test_a_mistake_in_the_program_is_not_hidden(nas_command: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from nas import Architecture, LatencyTable, SearchSpace, Workload
 from nas.errors import ArchitectureError, TableError
-from nas.latency import Timing
+from nas.latency import Timing, breakdown, difference
 from nas.latency.testing import FakeDevice
 
 
@@ -39,6 +39,15 @@ def test_a_table_is_recovered_from_its_networks(fake_table: LatencyTable) -> Non
     assert str(table.provenance["fit"]).startswith("usable: ")
     assert table.validation.worst_error < 1e-6
     assert len(table.validation.pairs) == 80
+
+
+def test_a_fitted_table_differs_from_a_measured_one_in_nothing_that_it_knows(fake_table: LatencyTable) -> None:
+    networks = drawn(fake_table.space, 80)
+    table = LatencyTable.fit(fake_table.space, networks, fake_table.latencies_ms(networks), device="phone")
+    for found in (difference(fake_table, table), difference(table, fake_table)):
+        assert found.dearer == ()
+        assert all(row.ratio == pytest.approx(1, rel=1e-6) for row in found.rows)
+        assert sum(row.blocks for row in found.rows) == len(fake_table.space.blocks)
 
 
 def test_a_fitted_table_survives_the_disk(fake_table: LatencyTable, tmp_path: Path) -> None:
@@ -96,6 +105,10 @@ def test_fixed_blocks_are_in_the_base(tiny_config: dict, quick: Timing) -> None:
     table = LatencyTable.fit(space, networks, measured.latencies_ms(networks), device="phone")
     assert table.latencies_ms(networks) == pytest.approx(measured.latencies_ms(networks), rel=1e-9)
     assert table.base_ms == pytest.approx(measured.base_ms)
+    *parts, base = breakdown(table)
+    assert sum(part.blocks for part in parts) == len(space.blocks) - len(fixed)
+    assert base.latency_ms == pytest.approx(measured.base_ms)
+    assert sum(part.parameters for part in (*parts, base)) == space.parameters
 
 
 def test_a_fit_that_is_no_good_is_refused_or_marked(fake_table: LatencyTable, tmp_path: Path) -> None:
