@@ -15,6 +15,7 @@ import torch
 from diffusers import DDIMScheduler
 from torch import Tensor, nn
 
+from nas._fingerprint import fingerprint_of_texts
 from nas._schedulers import scheduled
 from nas.errors import ModelError, NasError
 from nas.unet import folded_width, guidance_embedding
@@ -143,6 +144,16 @@ def ddim_scheduler(scheduler: Any) -> DDIMScheduler:
         raise ModelError(f"{type(scheduler).__name__} has no discrete noise schedule; use a DDIMScheduler")
     # Latents are not confined to [-1, 1]: clip only where the pipeline itself says so.
     return DDIMScheduler.from_config(scheduler.config, clip_sample=scheduler.config.get("clip_sample", False))
+
+
+def fingerprint_of_schedule(scheduler: Any) -> str:
+    """16 hex digits that change with what `ddim_scheduler` takes over: noise schedule, spacing, prediction type.
+
+    Raises:
+        ModelError: the scheduler has no discrete noise schedule.
+    """
+    config = ddim_scheduler(scheduler).config
+    return fingerprint_of_texts(f"{name} {value}" for name, value in sorted(config.items()) if name[0] != "_")
 
 
 @contextmanager

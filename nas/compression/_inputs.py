@@ -20,7 +20,7 @@ from nas.latency import LatencyTable
 from nas.pipelines import load_pipeline, load_unet
 from nas.quality import Clip, ClipScore, picture_files, read_sheet
 from nas.resources import bundled, models_dir
-from nas.sampling import check_prompts, ddim_scheduler, placement, require_text_to_image
+from nas.sampling import check_prompts, ddim_scheduler, fingerprint_of_schedule, placement, require_text_to_image
 from nas.search import fingerprint_of_latencies
 from nas.training import TrainingData, synthetic_data
 from nas.unet import check_unet, folded_width
@@ -150,6 +150,7 @@ class Inputs:
         recipe, data, judge = self.recipe, self.recipe.data, self.recipe.judge
         return {
             "pipeline": fingerprint_of_modules(self.pipe.unet, self.pipe.vae, self.pipe.text_encoder),
+            "scheduler": fingerprint_of_schedule(self.pipe.scheduler),
             "start": fingerprint_of_modules(self.start),
             "table": fingerprint_of_latencies(self.lut.space, self.lut),
             "seed": recipe.seed,

@@ -14,7 +14,14 @@ from torch import Tensor, nn
 from nas._fingerprint import fingerprint_of_modules, fingerprint_of_tensors, fingerprint_of_texts
 from nas.decoder._pictures import require_latents
 from nas.errors import NasError
-from nas.sampling import check_prompts, latent_shape, require_text_to_image, require_whole_number, seeded_generator
+from nas.sampling import (
+    check_prompts,
+    fingerprint_of_schedule,
+    latent_shape,
+    require_text_to_image,
+    require_whole_number,
+    seeded_generator,
+)
 from nas.training import synthetic_data
 
 
@@ -141,7 +148,8 @@ class SampledLatents:
     def identity(self) -> str:
         """See `LatentSource.identity`."""
         made_of = (fingerprint_of_modules(self.unet, self.pipe.text_encoder), fingerprint_of_texts(self.prompts))
-        return " ".join(map(str, (*made_of, self.steps, self.guidance_scale, self.pool_size, self.pool_steps)))
+        sampling = fingerprint_of_schedule(self.pipe.scheduler), self.steps, self.guidance_scale
+        return " ".join(map(str, (*made_of, *sampling, self.pool_size, self.pool_steps)))
 
 
 def _rows(total: int, count: int, generator: torch.Generator) -> Tensor:

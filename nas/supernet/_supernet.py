@@ -13,6 +13,7 @@ from diffusers import UNet2DConditionModel
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
 from torch import nn
 
+from nas._fingerprint import fingerprint_of_texts
 from nas.architecture import Architecture, Block
 from nas.errors import ModelError
 from nas.search_space import SearchSpace
@@ -134,6 +135,11 @@ class Supernet(nn.Module):
         paths = [self._draw(probabilities, index) for index, probabilities in enumerate(tables)]
         self.step += 1
         return paths
+
+    def fingerprint_of_paths(self) -> str:
+        """16 hex digits that change with the seed and with the skip probabilities, a schedule's by its first steps."""
+        tables = [probabilities_at(self.skip_schedule, step, self.space) for step in (0, 1)]
+        return fingerprint_of_texts(map(str, (self.seed, *tables)))
 
     def _draw(self, probabilities: dict[str, float], index: int) -> Architecture:
         # A generator for each path, not one for all: where a run stands is two numbers, and resuming is exact.

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from nas._fingerprint import fingerprint_of_modules
 from nas.architecture import Architecture
 from nas.errors import NasError
-from nas.sampling import placement, require_whole_number
+from nas.sampling import fingerprint_of_schedule, placement, require_whole_number
 from nas.supernet import Supernet
 from nas.training._batches import EMPTY_CONTEXT_SHARE, Batch, Batches
 from nas.training._checks import check_training, require_not_told
@@ -117,7 +117,12 @@ def robust_train(
         RobustObjective(teacher, batches, settings),
         settings,
         steps=steps,
-        identity=identity_of(teacher, data),
+        identity={
+            "data": data.fingerprint(),
+            "teacher": None if teacher is None else fingerprint_of_modules(teacher),
+            "schedule": fingerprint_of_schedule(scheduler),
+            "paths": supernet.fingerprint_of_paths() if isinstance(supernet, Supernet) else None,
+        },
         accelerator=accelerator,
         checkpoint=checkpoint,
         every=every,
@@ -125,12 +130,6 @@ def robust_train(
         gradient_checkpointing=gradient_checkpointing,
         check_memory=check_memory,
     )
-
-
-def identity_of(teacher: nn.Module | None, data: TrainingData) -> dict[str, Any]:
-    """What a checkpoint must have been made with besides the settings."""
-    taught_by = None if teacher is None else fingerprint_of_modules(teacher)
-    return {"data": data.fingerprint(), "teacher": taught_by}
 
 
 class RobustObjective:

@@ -16,6 +16,7 @@ from nas.sampling import (
     check_prompts,
     encode_empty,
     encode_prompts,
+    fingerprint_of_schedule,
     latent_shape,
     prompt_noise,
     require_text_to_image,
@@ -60,7 +61,8 @@ def synthetic_data(
     require_whole_number("steps", steps)
     teacher = pipe.unet if unet is None else unet
     made_of = (fingerprint_of_modules(teacher, pipe.text_encoder), fingerprint_of_texts(prompts))
-    identity = " ".join(map(str, (*made_of, steps, float(guidance_scale), seed)))
+    sampling = fingerprint_of_schedule(pipe.scheduler), steps, float(guidance_scale), seed
+    identity = " ".join(map(str, (*made_of, *sampling)))
     if path is not None and Path(path).exists() and saved_identity(path) == identity:
         return TrainingData.load(path)
     data = _sample(pipe, teacher, prompts, batch_size, seed, steps=steps, guidance_scale=guidance_scale)

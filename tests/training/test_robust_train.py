@@ -11,7 +11,7 @@ from diffusers import DDPMScheduler
 
 from nas import NasError, Supernet
 from nas.errors import ModelError, SearchError
-from nas.supernet import sandwich
+from nas.supernet import ramp, sandwich
 from nas.training import Batches, TrainingData, robust_train
 from nas.unet import fold_guidance
 
@@ -200,6 +200,15 @@ def test_checkpoints_of_other_runs_are_refused(small_unet, teacher, training_dat
     path.write_bytes(written[:1000])
     with pytest.raises(ModelError, match="corrupt"):
         train(small_unet, teacher, training_data, checkpoint=path)
+
+
+@pytest.mark.parametrize("change", [{"skip_probability": 0.5}, {"seed": 1}, {"skip_probability": ramp(0.2, 9)}])
+def test_checkpoints_of_other_paths_are_refused(small_unet, small_space, teacher, training_data, tmp_path, change):
+    options = {"steps": 1, "checkpoint": tmp_path / "run.pt"}
+    train(Supernet(copy.deepcopy(small_unet), small_space, skip_probability=0.2), teacher, training_data, **options)
+    other = Supernet(copy.deepcopy(small_unet), small_space, **{"skip_probability": 0.2, **change})
+    with pytest.raises(SearchError, match="paths"):
+        train(other, teacher, training_data, **options)
 
 
 def test_a_teacher_in_another_precision(small_unet, teacher, training_data):

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from diffusers import DDIMScheduler
 
 from nas import NasError
 from nas.errors import ModelError
@@ -34,16 +35,20 @@ def test_the_file_is_read_when_it_holds_this_very_data(shared_pipeline, tmp_path
     assert path.read_bytes() == written
 
 
-@pytest.mark.parametrize("change", ["prompts", "steps", "seed", "guidance", "teacher"])
+@pytest.mark.parametrize("change", ["prompts", "steps", "seed", "guidance", "teacher", "pipe"])
 def test_the_file_is_replaced_when_it_holds_other_data(shared_pipeline, tmp_path, change):
     path = tmp_path / "data.safetensors"
     options = {"prompts": PROMPTS[:2], "steps": 1, "seed": 0, "guidance_scale": 2.0, "unet": None}
-    first = synthetic_data(shared_pipeline, **options, path=path)
+    options["pipe"] = shared_pipeline
+    first = synthetic_data(**options, path=path)
+    rescheduled = copy.copy(shared_pipeline)
+    rescheduled.scheduler = DDIMScheduler.from_config(shared_pipeline.scheduler.config, timestep_spacing="leading")
     teacher = copy.deepcopy(shared_pipeline.unet)
     torch.nn.init.ones_(teacher.conv_out.bias)
     other = {"prompts": PROMPTS[1:], "steps": 2, "seed": 1, "guidance_scale": 3.0, "unet": teacher}
+    other["pipe"] = rescheduled
     name = {"guidance": "guidance_scale", "teacher": "unet"}.get(change, change)
-    second = synthetic_data(shared_pipeline, **{**options, name: other[name]}, path=path)
+    second = synthetic_data(**{**options, name: other[name]}, path=path)
     assert not torch.equal(first.latents, second.latents)
 
 

@@ -8,7 +8,7 @@ import torch
 from conftest_pipeline import make_scheduler
 from diffusers import DDPMScheduler, PNDMScheduler
 
-from nas.errors import ModelError
+from nas.errors import ModelError, SearchError
 from nas.training import Batches, distil_steps, to_v_prediction
 
 # Stable Diffusion's own.
@@ -49,6 +49,13 @@ def test_the_loss_is_that_of_diffusers_velocity(small_unet, training_data, zero_
     assert len(nearest.indices.unique()) == 10
     velocity = stock.get_velocity(training_data.latents[nearest.indices], noise, batch.timesteps)
     assert log.losses == pytest.approx([(said - velocity).square().mean().item()], rel=1e-3)
+
+
+def test_a_checkpoint_of_another_schedule_is_refused(small_unet, training_data, tmp_path):
+    options = {"scheduler": NOISE, "steps": 1, "batch_size": 2, "checkpoint": tmp_path / "v.pt"}
+    to_v_prediction(copy.deepcopy(small_unet), training_data, **options)
+    with pytest.raises(SearchError, match="schedule"):
+        to_v_prediction(copy.deepcopy(small_unet), training_data, zero_snr=False, **options)
 
 
 def test_it_learns_v_and_can_then_be_distilled(small_unet, training_data):
