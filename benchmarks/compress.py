@@ -15,6 +15,7 @@ Interrupted and started again with the same `--workdir`, it goes on from where i
 from __future__ import annotations
 
 import argparse
+import copy
 import statistics
 import sys
 import time
@@ -106,7 +107,7 @@ def judged(inputs: Inputs, result: Compression, arguments: argparse.Namespace) -
         f"full, {recipe.steps} steps": Model(inputs.pipe, **few),
         f"full, {recipe.steps} steps, DPM-Solver++": Model(inputs.pipe, **few, scheduler="dpm++"),
         **{f"{way}, {recipe.steps} steps": distilled(inputs, way, arguments.workdir) for way in arguments.ways},
-        f"compressed, {recipe.steps} steps": Model(load_pipeline(result.pipeline), **few),
+        f"compressed, {recipe.steps} steps": Model(load_pipeline(result.pipeline).to(inputs.pipe.device), **few),
     }
     quality = evaluate(
         models,
@@ -145,6 +146,7 @@ def distilled(inputs: Inputs, way: str, workdir: Path) -> Model:
         seed=recipe.seed,
         **options,
         **settings.options(),
+        **inputs.accelerator(),
     )
     pipe = inputs.pipeline_of(replace(inputs.original, unet=stages[-1].network, scheduler=scheduler))
     return Model(pipe, steps=recipe.steps)
@@ -152,8 +154,8 @@ def distilled(inputs: Inputs, way: str, workdir: Path) -> Model:
 
 def predicting_v(inputs: Inputs, settings: StepSettings, workdir: Path) -> tuple[torch.nn.Module, Any]:
     """The full UNet after its training to v-prediction, and its scheduler."""
-    unet = load_pipeline(inputs.pipe.name_or_path).unet
-    options = {**settings.options(), "seed": inputs.recipe.seed, "checkpoint": workdir / "v.pt"}
+    unet = copy.deepcopy(inputs.pipe.unet)
+    options = {**settings.options(), **inputs.accelerator(), "seed": inputs.recipe.seed, "checkpoint": workdir / "v.pt"}
     scheduler = inputs.original.scheduler
     steps, zero_snr = settings.v_training_steps, settings.zero_snr
     done = to_v_prediction(unet, inputs.data, scheduler=scheduler, steps=steps, zero_snr=zero_snr, **options)
@@ -172,7 +174,7 @@ def picture_seconds(inputs: Inputs, result: Compression, recipe: Recipe, repeats
     """Text to picture with stock pipelines: medians, the two in turns so that both see the same machine."""
     prompt = inputs.evaluation_prompts[0]
     before = inputs.pipeline_of(inputs.original)
-    after = DiffusionPipeline.from_pretrained(result.pipeline, local_files_only=True)
+    after = DiffusionPipeline.from_pretrained(result.pipeline, local_files_only=True).to(inputs.pipe.device)
     after.set_progress_bar_config(disable=True)
 
     def draw(pipe: Any, steps: int) -> Callable[[], Any]:

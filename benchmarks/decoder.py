@@ -82,7 +82,9 @@ def main(argv: list[str] | None = None) -> int:
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--vae", choices=sorted(SUBJECTS), required=True)
-    parser.add_argument("--keep", default="0.5", help="share of the channels, or one for each level: 0.5,0.4,0.4")
+    parser.add_argument(
+        "--keep", type=shares_of, default=[0.5], help="share of the channels, or one for each level: 0.5,0.4,0.4"
+    )
     parser.add_argument("--steps", type=int, default=3000, help="of distillation")
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
@@ -98,14 +100,17 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+def shares_of(text: str) -> list[float]:
+    return [float(share) for share in text.split(",")]
+
+
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     subject = SUBJECTS[arguments.vae](arguments)
-    shares = [float(share) for share in arguments.keep.split(",")]
-    shares = shares if len(shares) > 1 else shares[0]
+    shares = arguments.keep if len(arguments.keep) > 1 else arguments.keep[0]
     inherited = compared(prune_decoder(subject.vae, shares), subject)
     slim = prune_decoder(subject.vae, shares, latents=subject.train.draw(0, batch_size=REFIT, seed=arguments.seed))
     refitted = compared(slim, subject)
-    log = distil_decoder(
+    distil_decoder(
         slim,
         subject.vae,
         subject.train,
@@ -119,9 +124,9 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.workdir is not None:
         slim.save_pretrained(arguments.workdir / arguments.vae)
     trained = compared(slim, subject)
-    settings = {name: getattr(arguments, name) for name in ("vae", "keep", "steps", "batch_size", "learning_rate")}
-    figures = {**settings, "ema_decay": arguments.ema_decay, "seed": arguments.seed}
-    figures |= {"channels": list(slim.config.decoder_block_out_channels), "distillation_seconds": log.seconds}
+    told = ("vae", "keep", "steps", "batch_size", "learning_rate", "ema_decay", "seed")
+    figures = {name: getattr(arguments, name) for name in told}
+    figures["channels"] = list(slim.config.decoder_block_out_channels)
     first = next(iter(trained.values()))
     figures |= {name: first.figures()[name] for name in ("parameters", "original_parameters", "times_fewer")}
     figures |= times(slim, subject)

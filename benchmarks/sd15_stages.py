@@ -66,7 +66,8 @@ def main(argv: list[str] | None = None) -> int:
     figures = {"space": space.name, **{name: getattr(arguments, name) for name in names}}
     rows = [in_a_process(stage, arguments) for stage in track(arguments.stages, description="stages")]
     print(table(rows))
-    write_report({**figures, "stages": rows} if arguments.json else figures, arguments.json)
+    if arguments.json:
+        write_report({**figures, "stages": rows}, arguments.json)
     return 0
 
 

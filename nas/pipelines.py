@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nas.errors import ModelError
 from nas.resources import bundled
@@ -61,9 +61,30 @@ def load_unet(path: str | os.PathLike[str]) -> UNet2DConditionModel:
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         kind = EvolvedUNet if config.get("_class_name") == "EvolvedUNet" else UNet2DConditionModel
-        return kind.from_pretrained(folder, local_files_only=True, use_safetensors=True).eval()
-    except Exception as error:
+    except (OSError, ValueError, AttributeError) as error:
         raise _damaged(folder, "UNet", error) from error
+    return load_part(kind, folder, "UNet", use_safetensors=True).eval()
+
+
+def load_part(kind: Any, path: str | os.PathLike[str], what: str, *, file: str = "config.json", **options: Any) -> Any:
+    """Load a part of a pipeline from a folder of its own.
+
+    Args:
+        kind: a class of diffusers or one like it.
+        path: the folder.
+        what: what people call it.
+        file: which the folder must have.
+        **options: of `kind.from_pretrained`.
+
+    Raises:
+        ModelError: the folder is missing, incomplete or damaged.
+    """
+    folder = Path(path)
+    _require(folder, file, what)
+    try:
+        return kind.from_pretrained(folder, local_files_only=True, **options)
+    except Exception as error:
+        raise _damaged(folder, what, error) from error
 
 
 @contextmanager

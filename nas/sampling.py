@@ -6,7 +6,7 @@ Everything here takes the network as an argument and leaves the pipeline it came
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -67,8 +67,8 @@ def check_prompts(prompts: Sequence[str]) -> list[str]:
     Raises:
         NasError: there are none, or one of them is not a text.
     """
-    if isinstance(prompts, str):
-        raise NasError("prompts is one text; give a list of texts")
+    if isinstance(prompts, str) or not isinstance(prompts, Iterable):
+        raise NasError(f"prompts is {prompts!r}; give a list of texts")
     prompts = list(prompts)
     if not prompts:
         raise NasError("there are no prompts; give at least one text")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from nas.compression._budget import image_of, unet_budget_ms
 from nas.compression._compress import compress, follow
-from nas.compression._recipe import load_recipe
+from nas.compression._recipe import Recipe, load_recipe
 from nas.compression._records import Record
 from nas.compression._result import Compression
 from nas.compression._settings import (
@@ -13,7 +13,6 @@ from nas.compression._settings import (
     EvaluationSettings,
     EvolutionSettings,
     JudgeSettings,
-    Recipe,
     RobustSettings,
     StepSettings,
 )

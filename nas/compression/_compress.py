@@ -13,6 +13,7 @@ from nas._progress import say
 from nas.compression._ending import evaluate_models, measure_images
 from nas.compression._inputs import Inputs, Model
 from nas.compression._plan import Plan
+from nas.compression._recipe import Recipe
 from nas.compression._records import Record
 from nas.compression._result import PIPELINE, REPORT, Compression
 from nas.compression._settings import (
@@ -21,7 +22,6 @@ from nas.compression._settings import (
     EvaluationSettings,
     EvolutionSettings,
     JudgeSettings,
-    Recipe,
     RobustSettings,
     StepSettings,
 )
@@ -105,8 +105,9 @@ def compress(
         ModelError: the pipeline or a part of it is missing, damaged or unsuitable.
         NasError: a setting makes no sense, or there are no prompts or pictures where it says.
         SearchError: `out` holds a stage that was run with something else; the message says with what.
+        SearchSpaceError: the table is for another UNet.
         StorageError: `out` cannot be written.
-        TableError: the table is for another UNet or another kind of step.
+        TableError: the table is for another kind of step.
     """
     stages = {
         "robust_training": _chosen(robust_training, RobustSettings),

@@ -14,10 +14,11 @@ from torch import nn
 
 from nas._fingerprint import fingerprint_of_modules, fingerprint_of_texts
 from nas._prompts import read_prompts
-from nas.compression._settings import Recipe, Texts
+from nas.compression._recipe import Recipe
+from nas.compression._settings import Texts
 from nas.errors import DeviceError, ModelError, NasError
 from nas.latency import LatencyTable
-from nas.pipelines import load_pipeline, load_unet
+from nas.pipelines import load_part, load_pipeline, load_unet
 from nas.quality import Clip, ClipScore, picture_files, read_sheet
 from nas.resources import bundled, models_dir
 from nas.sampling import check_prompts, ddim_scheduler, fingerprint_of_schedule, placement, require_text_to_image
@@ -88,14 +89,17 @@ class Inputs:
     @cached_property
     def data(self) -> TrainingData:
         """Latents of the training prompts, sampled once for a folder."""
-        return self.sampled(self.training_prompts, "latents.safetensors")
+        return self._sampled(self.training_prompts, "latents.safetensors", seed=self.recipe.seed)
 
-    def sampled(self, prompts: list[str], file: str) -> TrainingData:
-        """Latents of the original pipeline for some prompts."""
+    @cached_property
+    def unseen(self) -> TrainingData:
+        """Latents of the judging prompts, from noise that no latent to train on started from."""
+        return self._sampled(self.judging_prompts, "judging_latents.safetensors", seed=self.recipe.seed + 1)
+
+    def _sampled(self, prompts: list[str], file: str, *, seed: int) -> TrainingData:
         recipe = self.recipe
-        path = recipe.folder / "data" / file
-        options = {"steps": recipe.data.steps, "guidance_scale": recipe.guidance_scale, "seed": recipe.seed}
-        return synthetic_data(self.pipe, prompts, path=path, **options)
+        options = {"steps": recipe.data.steps, "guidance_scale": recipe.guidance_scale, "seed": seed}
+        return synthetic_data(self.pipe, prompts, path=recipe.folder / "data" / file, **options)
 
     def judge(self, model: Model, *, steps: int | None = None) -> ClipScore:
         """CLIP score in the place of a model: its autoencoder, scheduler and steps, the recipe's prompts and noise."""
@@ -109,7 +113,7 @@ class Inputs:
         )
 
     def accelerator(self) -> dict[str, Any]:
-        """What trains in mixed precision, as an option of `nas.training`, a new one for each training; or nothing.
+        """What trains in mixed precision, as an option of `nas.training`, a new one for each stage; or nothing.
 
         Raises:
             NasError: there are several processes.
@@ -142,7 +146,7 @@ class Inputs:
         from nas.decoder import SlimAutoencoderKL
 
         kind = AutoencoderTiny if isinstance(self.pipe.vae, AutoencoderTiny) else SlimAutoencoderKL
-        vae = kind.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+        vae = load_part(kind, folder, "autoencoder", use_safetensors=True)
         return nn.Module.to(vae, *placement(self.pipe.vae)).eval()
 
     def identity(self) -> dict[str, Any]:

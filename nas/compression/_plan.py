@@ -72,7 +72,7 @@ class Plan:
             **self.inputs.identity(),
             "image_budget_ms": recipe.image_budget_ms,
             "steps": recipe.steps,
-            "image": recipe.image,
+            "image": recipe.image and asdict(ImageLatency.load(recipe.image)),
             "fold": recipe.folded,
             "evolution": recipe.evolution is not None,
             "decoder": None if decoder is None else {name: getattr(decoder, name) for name in names},
@@ -139,22 +139,28 @@ class Plan:
             raise DeviceError(f"cannot measure the image's parts: {error}; give them with image") from error
 
     def _slim_decoder_ms(self) -> float:
-        inputs, settings = self.inputs, self.recipe.decoder
-        latents = inputs.data.latents[: settings.refit_latents] if settings.refit_latents else None
-        slim = prune_decoder(inputs.pipe.vae, settings.keep, latents=latents)
-        with replacing(self.folder / VAE) as temporary:
-            slim.save_pretrained(temporary)
-        if settings.latency_ms is not None:
-            return settings.latency_ms
-        workload, device = self.lut.workload, _device(inputs)
-        size = {"height": workload.height, "width": workload.width, "precision": workload.precision}
+        inputs, settings, workload = self.inputs, self.recipe.decoder, self.lut.workload
         try:
+            # Before latents are sampled, which takes longer than to find out that the device is elsewhere.
+            device = None if settings.latency_ms is not None else _device(inputs)
+            slim = self._pruned()
+            if device is None:
+                return settings.latency_ms
+            size = {"height": workload.height, "width": workload.width, "precision": workload.precision}
             rows = measure_decoders_ms(
                 {"original": inputs.pipe.vae, "slim": slim}, **size, device=device, timing=self.recipe.timing
             )
         except DeviceError as error:
             raise DeviceError(f"cannot measure the slim decoder: {error}; give decoder.latency_ms") from error
         return rows["slim"].latency_ms
+
+    def _pruned(self) -> nn.Module:
+        inputs, settings = self.inputs, self.recipe.decoder
+        latents = inputs.data.latents[: settings.refit_latents] if settings.refit_latents else None
+        slim = prune_decoder(inputs.pipe.vae, settings.keep, latents=latents)
+        with replacing(self.folder / VAE) as temporary:
+            slim.save_pretrained(temporary)
+        return slim
 
 
 def architecture_of(model: Model, lut: Any) -> Any:

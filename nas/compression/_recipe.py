@@ -1,27 +1,31 @@
-"""Recipes as YAML, checked field by field."""
+"""Recipes, and as YAML, checked field by field."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nas._yaml import read_yaml
+from nas.compression._numbers import is_number, require_whole_numbers
 from nas.compression._settings import (
     DataSettings,
     DecoderSettings,
     EvaluationSettings,
     EvolutionSettings,
     JudgeSettings,
-    Recipe,
     RobustSettings,
     StepSettings,
 )
-from nas.errors import NasError
+from nas.errors import BudgetError, NasError
 from nas.latency import Timing
 
+if TYPE_CHECKING:
+    from nas.latency import LatencyTable
+
+_MIXED = ("bf16", "fp16")
 _STAGES = {
     "robust_training": RobustSettings,
     "evolution": EvolutionSettings,
@@ -32,11 +36,84 @@ _STAGES = {
 _PARTS = {"data": DataSettings, "judge": JudgeSettings, "timing": Timing, **_STAGES}
 
 
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """All that `nas.compress` is told; see there."""
+
+    pipeline: Any
+    lut: str | os.PathLike[str] | LatencyTable
+    out: str | os.PathLike[str]
+    image_budget_ms: float | None = None
+    steps: int = 8
+    full_steps: int = 50
+    guidance_scale: float = 5.0
+    unet: str | os.PathLike[str] | None = None
+    image: str | os.PathLike[str] | None = None
+    seed: int = 0
+    compute_on: str | None = None
+    mixed_precision: str | None = None
+    data: DataSettings = field(default_factory=DataSettings)
+    judge: JudgeSettings = field(default_factory=JudgeSettings)
+    robust_training: RobustSettings | None = field(default_factory=RobustSettings)
+    evolution: EvolutionSettings | None = field(default_factory=EvolutionSettings)
+    decoder: DecoderSettings | None = field(default_factory=DecoderSettings)
+    step_distillation: StepSettings | None = field(default_factory=StepSettings)
+    evaluation: EvaluationSettings | None = field(default_factory=EvaluationSettings)
+    timing: Timing | None = None
+
+    def __post_init__(self) -> None:
+        require_whole_numbers(self, "steps", "full_steps")
+        require_whole_numbers(self, "seed", least=0)
+        if self.mixed_precision not in (None, *_MIXED):
+            raise NasError(f"mixed_precision is {self.mixed_precision!r}; choose {', '.join(_MIXED)}, or leave it out")
+        if not is_number(self.guidance_scale) or self.guidance_scale < 0:
+            raise NasError(f"guidance_scale is {self.guidance_scale!r}; it must be a number of at least 0")
+        if self.evolution is not None and self.image_budget_ms is None:
+            raise BudgetError("the evolution needs a budget: give image_budget_ms, or leave the evolution out")
+        if self.folded and self.guidance_scale <= 1:
+            raise NasError(f"there is no guidance to fold at guidance_scale {self.guidance_scale!r}; give one above 1")
+        if self.step_distillation is not None and self.route[-1] != self.steps:
+            raise NasError(f"the route {list(self.route)} must end with the recipe's steps, {self.steps}")
+        teacher_steps = self.step_distillation and self.step_distillation.teacher_steps
+        if teacher_steps is not None and teacher_steps <= max(self.route):
+            raise NasError(f"teacher_steps is {teacher_steps}; it must be more than the route's {list(self.route)}")
+
+    @property
+    def folder(self) -> Path:
+        """Where everything goes."""
+        return Path(self.out)
+
+    @property
+    def guided(self) -> bool:
+        """Whether there is guidance, as diffusers decides it."""
+        return self.guidance_scale > 1
+
+    @property
+    def folded(self) -> bool:
+        """Whether the guidance ends up in the UNet."""
+        return self.step_distillation is not None and self.step_distillation.fold
+
+    @property
+    def route(self) -> tuple[int, ...]:
+        """Steps of sampling after each distillation."""
+        given = self.step_distillation and self.step_distillation.route
+        return (2 * self.steps, self.steps) if given is None else tuple(given)
+
+    @property
+    def guidance_range(self) -> tuple[float, float]:
+        """Of the guided samples of step distillation."""
+        given = self.step_distillation and self.step_distillation.guidance_range
+        if given is None:
+            return max(0.5 * self.guidance_scale, 1.0), max(1.5 * self.guidance_scale, 1.0)
+        low, high = given
+        return low, high
+
+
 def load_recipe(path: str | os.PathLike[str], **changes: Any) -> Recipe:
     """Read a recipe; its fields are those of `nas.compress`, those of a stage the fields of its settings.
 
-    A stage that is not named, or `true`, has its defaults; `false` leaves it out. Paths are as the command line takes
-    them, relative to the working directory.
+    A stage that is not named, is empty, or is `true`, has its defaults; `false` leaves it out. Paths are as the command
+    line takes them, relative to the working directory.
 
     Args:
         path: a YAML file.

@@ -11,7 +11,7 @@ from typing import Any
 
 from nas._files import write_text_atomically
 from nas._json import plain
-from nas.errors import SearchError
+from nas.errors import NasError, SearchError
 
 RECORD = "record.json"
 SCHEMA = 1
@@ -73,13 +73,17 @@ def once(folder: Path, stage: str, identity: Mapping[str, Any], work: Callable[[
         return record
     _write(path, record)
     started = time.perf_counter()
-    outcome, finished = Outcome(), False
+    outcome, finished, refused = Outcome(), False, False
     try:
         outcome, finished = work(), True
+    except NasError:
+        # Nothing was begun that other settings could not go on from: they may be what has to change.
+        refused = record.seconds == 0 and not any(folder.glob("*.pt"))
+        raise
     finally:
         seconds = record.seconds + time.perf_counter() - started
         record = Record(stage, identity, finished, seconds, outcome.training_steps, plain(outcome.figures))
-        _write(path, record)
+        path.unlink() if refused else _write(path, record)
     return record
 
 

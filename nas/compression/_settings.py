@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
-from nas.errors import BudgetError, NasError
-from nas.sampling import require_whole_number
-from nas.training import Settings
+from nas.compression._numbers import are_numbers, is_number, is_route, require_whole_numbers
+from nas.errors import NasError
+from nas.search import Greedy
+from nas.training import RobustTrainingSettings, Settings, StepDistillationSettings
 
-if TYPE_CHECKING:
-    from nas.latency import LatencyTable, Timing
-
-_MIXED = ("bf16", "fp16")
 Texts = str | os.PathLike[str] | Sequence[str]
 
 
@@ -25,7 +21,7 @@ class DataSettings:
 
     Attributes:
         prompts: texts, or a file of them; `captions/train.json` in the pipeline's folder when None.
-        max_prompts: how many of them, drawn at random.
+        max_prompts: how many of them: of a file drawn at random, of a list the first.
         steps: DDIM steps of the samples.
     """
 
@@ -34,7 +30,7 @@ class DataSettings:
     steps: int = 20
 
     def __post_init__(self) -> None:
-        _whole(self, "max_prompts", "steps")
+        require_whole_numbers(self, "max_prompts", "steps")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +39,7 @@ class JudgeSettings:
 
     Attributes:
         prompts: texts, or a file of them; `captions/validation.json` in the pipeline's folder when None.
-        max_prompts: how many of them, drawn at random.
+        max_prompts: how many of them: of a file drawn at random, of a list the first.
         steps: DDIM steps of the pictures that the evolution judges candidates by; records have those of the model.
         clip: folder of the CLIP model; `clip/` in the pipeline's folder when None.
     """
@@ -54,7 +50,7 @@ class JudgeSettings:
     clip: str | os.PathLike[str] | None = None
 
     def __post_init__(self) -> None:
-        _whole(self, "max_prompts", "steps")
+        require_whole_numbers(self, "max_prompts", "steps")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +66,7 @@ class _Training:
         ema_decay: of the averaged weights that training ends with; None for no average.
         accumulate: in how many parts a step's samples are taken, to save memory.
         gradient_checkpointing: compute activations again in the backward pass, to save memory.
+        check_memory: refuse to start where there is clearly not enough memory.
     """
 
     training_steps: int = 2000
@@ -80,16 +77,22 @@ class _Training:
     ema_decay: float | None = None
     accumulate: int = 1
     gradient_checkpointing: bool = False
+    check_memory: bool = True
     _least_training_steps: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
-        _whole(self, "training_steps", least=self._least_training_steps)
-        _whole(self, "accumulate")
+        require_whole_numbers(self, "training_steps", least=self._least_training_steps)
+        require_whole_numbers(self, "accumulate")
+        if self.accumulate > self.batch_size:
+            raise NasError(
+                f"accumulate is {self.accumulate}, more parts than the {self.batch_size} samples of batch_size"
+            )
         Settings(**{name: getattr(self, name) for name in _NUMBERS})  # refuses what makes no sense
 
     def options(self) -> dict[str, Any]:
         """By the names that `nas.training` has for them, but for the number of steps."""
-        return {name: getattr(self, name) for name in (*_NUMBERS, "accumulate", "gradient_checkpointing")}
+        names = (*_NUMBERS, "accumulate", "gradient_checkpointing", "check_memory")
+        return {name: getattr(self, name) for name in names}
 
 
 _NUMBERS = ("batch_size", "learning_rate", "weight_decay", "gradient_clip", "ema_decay")
@@ -108,6 +111,12 @@ class RobustSettings(_Training):
     skip_probability: float = 0.1
     data_weight: float = 0.0
     feature_weight: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not is_number(self.skip_probability) or not 0 <= self.skip_probability <= 1:
+            raise NasError(f"skip_probability is {self.skip_probability!r}; it must be a number from 0 to 1")
+        RobustTrainingSettings(data_weight=self.data_weight, feature_weight=self.feature_weight)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,6 +143,19 @@ class EvolutionSettings(_Training):
     first_look: int | None = None
     max_rounds: int = 100
     _least_training_steps: ClassVar[int] = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_whole_numbers(self, "train_steps", "probe_steps", "exchanges", least=0)
+        require_whole_numbers(self, "max_rounds")
+        for name, least in (("candidates", 1), ("first_look", 2)):
+            if getattr(self, name) is not None:
+                require_whole_numbers(self, name, least=least)
+        if not is_number(self.group_size):
+            raise NasError(f"group_size is {self.group_size!r}; give a whole number from 1 or a share in (0, 1]")
+        Greedy(self.group_size)
+        if self.margin is not None and (not is_number(self.margin) or not 0 < self.margin <= 1):
+            raise NasError(f"margin is {self.margin!r}; it must be a quantile, above 0 and at most 1")
 
     def search(self) -> dict[str, Any]:
         """By the names that `nas.evolve` has for them, but for the number of training steps at the end."""
@@ -168,8 +190,8 @@ class DecoderSettings(_Training):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _whole(self, "pool_size", "pool_steps")
-        _whole(self, "refit_latents", least=0)
+        require_whole_numbers(self, "pool_size", "pool_steps")
+        require_whole_numbers(self, "refit_latents", least=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,14 +224,19 @@ class StepSettings(_Training):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _whole(self, "v_training_steps")
-        if self.teacher_steps is not None:
-            _whole(self, "teacher_steps")
-        route, between = self.route, self.guidance_range
-        if route is not None and (not isinstance(route, Sequence) or not all(map(_is_number, route)) or not route):
-            raise NasError(f"route is {route!r}; it must be numbers of steps that descend, at least one")
-        if between is not None and (len(between) != 2 or not all(map(_is_number, between))):
+        require_whole_numbers(self, "v_training_steps")
+        if self.route is not None and not is_route(self.route):
+            raise NasError(f"route is {self.route!r}; it must be numbers of steps that descend, at least one")
+        between = self.guidance_range
+        if between is not None and not (are_numbers(between) and len(between) == 2):
             raise NasError(f"guidance_range is {between!r}; it must be two numbers, the least and the largest guidance")
+        told = {"guided_share": self.guided_share, "guidance_range": between and tuple(between)}
+        StepDistillationSettings(
+            student_steps=1,
+            teacher_steps=self.teacher_steps,
+            original_share=self.original_share,
+            **{name: value for name, value in told.items() if value is not None},
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,7 +245,7 @@ class EvaluationSettings:
 
     Attributes:
         prompts: texts, or a file of them; `captions/test.json` in the pipeline's folder when None.
-        max_prompts: how many of them, drawn at random.
+        max_prompts: how many of them: of a file drawn at random, of a list the first.
         real: folder of real pictures; `pictures/test.png` in the pipeline's folder when None.
         guidance_scales: any numbers of at least 0; those of the paper's curves, 1 to 10 in halves, when None.
         inception: TorchScript network for FID; no FID when None.
@@ -233,86 +260,7 @@ class EvaluationSettings:
     batch_size: int = 32
 
     def __post_init__(self) -> None:
-        _whole(self, "max_prompts", "batch_size")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """All that `nas.compress` is told; see there."""
-
-    pipeline: Any
-    lut: str | os.PathLike[str] | LatencyTable
-    out: str | os.PathLike[str]
-    image_budget_ms: float | None = None
-    steps: int = 8
-    full_steps: int = 50
-    guidance_scale: float = 5.0
-    unet: str | os.PathLike[str] | None = None
-    image: str | os.PathLike[str] | None = None
-    seed: int = 0
-    compute_on: str | None = None
-    mixed_precision: str | None = None
-    data: DataSettings = field(default_factory=DataSettings)
-    judge: JudgeSettings = field(default_factory=JudgeSettings)
-    robust_training: RobustSettings | None = field(default_factory=RobustSettings)
-    evolution: EvolutionSettings | None = field(default_factory=EvolutionSettings)
-    decoder: DecoderSettings | None = field(default_factory=DecoderSettings)
-    step_distillation: StepSettings | None = field(default_factory=StepSettings)
-    evaluation: EvaluationSettings | None = field(default_factory=EvaluationSettings)
-    timing: Timing | None = None
-
-    def __post_init__(self) -> None:
-        _whole(self, "steps", "full_steps")
-        _whole(self, "seed", least=0)
-        if self.mixed_precision not in (None, *_MIXED):
-            raise NasError(f"mixed_precision is {self.mixed_precision!r}; choose {', '.join(_MIXED)}, or leave it out")
-        if not _is_number(self.guidance_scale) or self.guidance_scale < 0:
-            raise NasError(f"guidance_scale is {self.guidance_scale!r}; it must be a number of at least 0")
-        if self.evolution is not None and self.image_budget_ms is None:
-            raise BudgetError("the evolution needs a budget: give image_budget_ms, or leave the evolution out")
-        if self.folded and self.guidance_scale <= 1:
-            raise NasError(f"there is no guidance to fold at guidance_scale {self.guidance_scale!r}; give one above 1")
-        if self.step_distillation is not None and self.route[-1] != self.steps:
-            raise NasError(f"the route {list(self.route)} must end with the recipe's steps, {self.steps}")
-        teacher_steps = self.step_distillation and self.step_distillation.teacher_steps
-        if teacher_steps is not None and teacher_steps <= max(self.route):
-            raise NasError(f"teacher_steps is {teacher_steps}; it must be more than the route's {list(self.route)}")
-
-    @property
-    def folder(self) -> Path:
-        """Where everything goes."""
-        return Path(self.out)
-
-    @property
-    def guided(self) -> bool:
-        """Whether there is guidance, as diffusers decides it."""
-        return self.guidance_scale > 1
-
-    @property
-    def folded(self) -> bool:
-        """Whether the guidance ends up in the UNet."""
-        return self.step_distillation is not None and self.step_distillation.fold
-
-    @property
-    def route(self) -> tuple[int, ...]:
-        """Steps of sampling after each distillation."""
-        given = self.step_distillation and self.step_distillation.route
-        return (2 * self.steps, self.steps) if given is None else tuple(given)
-
-    @property
-    def guidance_range(self) -> tuple[float, float]:
-        """Of the guided samples of step distillation."""
-        given = self.step_distillation and self.step_distillation.guidance_range
-        if given is None:
-            return max(0.5 * self.guidance_scale, 1.0), max(1.5 * self.guidance_scale, 1.0)
-        low, high = given
-        return low, high
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _whole(settings: Any, *names: str, least: int = 1) -> None:
-    for name in names:
-        require_whole_number(name, getattr(settings, name), least=least)
+        require_whole_numbers(self, "max_prompts", "batch_size")
+        scales = self.guidance_scales
+        if scales is not None and not (are_numbers(scales) and min(scales) >= 0):
+            raise NasError(f"guidance_scales are {scales!r}; they must be numbers of at least 0, at least one")

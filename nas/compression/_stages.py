@@ -16,6 +16,7 @@ from nas.compression._plan import Plan, standing_of
 from nas.compression._records import Outcome, Record, once
 from nas.compression._settings import DecoderSettings, EvolutionSettings, RobustSettings, StepSettings
 from nas.decoder import GivenLatents, SampledLatents, compare_decoders, distil_decoder
+from nas.pipelines import load_part
 from nas.search import Evolution, evolve
 from nas.supernet import Supernet
 from nas.training import distil_route, robust_train, to_v_prediction
@@ -23,7 +24,7 @@ from nas.training.losses import prediction_type
 
 UNET, VAE, SCHEDULER = "unet", "vae", "scheduler"
 # Settings that say how much memory a training takes, not what comes of it.
-_OF_MEMORY = ("accumulate", "gradient_checkpointing")
+_OF_MEMORY = ("accumulate", "gradient_checkpointing", "check_memory")
 
 
 class Stage(ABC):
@@ -187,7 +188,7 @@ class Decoding(Stage):
         """See `Stage.work`."""
         inputs, original = self.inputs, self.inputs.pipe.vae
         slim = self.plan.pruned_vae()
-        unseen = inputs.sampled(inputs.judging_prompts, "judging_latents.safetensors").latents
+        unseen = inputs.unseen.latents
         pruned = compare_decoders(slim, original, unseen)
         steps = self.settings.training_steps
         log = distil_decoder(slim, original, self._latents(), steps=steps, **self._options("training.pt"))
@@ -253,7 +254,8 @@ class StepDistillation(Stage):
 
     def read(self, model: Model) -> Model:
         """See `Stage.read`."""
-        scheduler = type(model.scheduler).from_pretrained(self.folder / SCHEDULER, local_files_only=True)
+        kind, folder = type(model.scheduler), self.folder / SCHEDULER
+        scheduler = load_part(kind, folder, "scheduler", file="scheduler_config.json")
         unet = self.inputs.read_unet(self.folder / UNET)
         return replace(model, unet=unet, scheduler=scheduler, steps=self.recipe.steps)
 

@@ -12,6 +12,9 @@ from nas.errors import SearchError
 from nas.search._actions import Latencies, can_copy
 from nas.search_space import SearchSpace
 
+# Options of training that say how much memory it takes, not what comes of it.
+_OF_MEMORY = ("accumulate", "gradient_checkpointing", "check_memory")
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -45,7 +48,8 @@ class Settings:
     def identity(self) -> dict[str, Any]:
         """For the journal."""
         plain = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "training"}
-        return {**plain, "training": {name: _named(value) for name, value in self.training.items()}}
+        training = {name: _named(value) for name, value in self.training.items() if name not in _OF_MEMORY}
+        return {**plain, "training": training}
 
 
 def fingerprint_of_space(space: SearchSpace) -> str:

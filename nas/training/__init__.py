@@ -13,7 +13,8 @@ from nas.training._probe import Probe, Snapshot, probe, probe_train
 from nas.training._processes import Part
 from nas.training._robust import robust_train
 from nas.training._route import Stage, distil_route
-from nas.training._settings import Settings
+from nas.training._settings import RobustTrainingSettings, Settings
+from nas.training._step_objective import StepDistillationSettings
 from nas.training._synthetic import synthetic_data
 from nas.training._v_prediction import VPrediction, to_v_prediction
 
@@ -23,10 +24,12 @@ __all__ = [
     "Losses",
     "Part",
     "Probe",
+    "RobustTrainingSettings",
     "Settings",
     "Snapshot",
     "Stage",
     "Step",
+    "StepDistillationSettings",
     "TrainingData",
     "TrainingLog",
     "TrainingMemory",

@@ -13,7 +13,7 @@ from nas.training._batches import EMPTY_CONTEXT_SHARE
 from nas.training._checks import check_training
 from nas.training._data import TrainingData
 from nas.training._loop import TrainingLog, train
-from nas.training._step_objective import ConsistencyObjective, StepObjective, StepSettings
+from nas.training._step_objective import ConsistencyObjective, StepDistillationSettings, StepObjective
 from nas.training.step_distillation import GUIDANCE_RANGE, GUIDED_SHARE, ORIGINAL_SHARE
 from nas.unet import folded_width
 
@@ -107,7 +107,7 @@ def distil_steps(
     check_training(student, teacher, data)
     if guided_share is None:
         guided_share = GUIDED_SHARE if folded_width(student) is None else 1.0
-    settings = StepSettings(
+    settings = StepDistillationSettings(
         student_steps=student_steps,
         teacher_steps=teacher_steps,
         guided_share=guided_share,

@@ -13,7 +13,7 @@ from nas.sampling import in_mode, placement, require_text_only, require_whole_nu
 from nas.training._batches import EMPTY_CONTEXT_SHARE, Batch, Batches
 from nas.training._checks import require_not_told
 from nas.training._data import TrainingData
-from nas.training._settings import RobustSettings, make_optimizer
+from nas.training._settings import RobustTrainingSettings, make_optimizer
 from nas.training.losses import training_loss
 
 
@@ -86,7 +86,7 @@ class Probe:
         require_not_told(teacher)
         data.require_fit(teacher)
         require_whole_number("steps", steps, least=0)
-        self.settings = RobustSettings(
+        self.settings = RobustTrainingSettings(
             batch_size=batch_size,
             learning_rate=learning_rate,
             seed=seed,

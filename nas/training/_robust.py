@@ -20,7 +20,7 @@ from nas.training._checks import check_training, require_not_told
 from nas.training._data import TrainingData
 from nas.training._features import stage_features
 from nas.training._loop import TrainingLog, train
-from nas.training._settings import RobustSettings
+from nas.training._settings import RobustTrainingSettings
 from nas.training._step import Losses, Step
 from nas.training.losses import data_loss, distillation_loss, energy, feature_loss
 
@@ -98,7 +98,7 @@ def robust_train(
         return TrainingLog()
     check_training(supernet, teacher, data)
     require_not_told(supernet, teacher)
-    settings = RobustSettings(
+    settings = RobustTrainingSettings(
         batch_size=batch_size,
         learning_rate=learning_rate,
         seed=seed,
@@ -135,7 +135,7 @@ def robust_train(
 class RobustObjective:
     """For every path of the step: what it says against what the teacher, or the data, says."""
 
-    def __init__(self, teacher: nn.Module | None, batches: Batches, settings: RobustSettings) -> None:
+    def __init__(self, teacher: nn.Module | None, batches: Batches, settings: RobustTrainingSettings) -> None:
         self.teacher, self.batches, self.settings = teacher, batches, settings
 
     def __call__(self, step: Step) -> list[Callable[[], Losses]]:

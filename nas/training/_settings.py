@@ -59,7 +59,7 @@ class Settings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RobustSettings(Settings):
+class RobustTrainingSettings(Settings):
     """The settings of robust training and of probes.
 
     Attributes:

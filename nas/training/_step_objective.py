@@ -43,7 +43,7 @@ _REHEARSED = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
-class StepSettings(Settings):
+class StepDistillationSettings(Settings):
     """The settings of step distillation; see `distil_steps`."""
 
     student_steps: int
@@ -97,7 +97,9 @@ class StepObjective:
         NasError: so many steps that none lies between them.
     """
 
-    def __init__(self, teacher: nn.Module, data: TrainingData, scheduler: Any, settings: StepSettings) -> None:
+    def __init__(
+        self, teacher: nn.Module, data: TrainingData, scheduler: Any, settings: StepDistillationSettings
+    ) -> None:
         self.teacher, self.data, self.settings, self.scheduler = teacher, data, settings, ddim_scheduler(scheduler)
         if prediction_type(self.scheduler) != "v_prediction":
             raise ModelError(

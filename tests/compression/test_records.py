@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from nas.compression._records import Outcome, once
-from nas.errors import SearchError
+from nas.errors import BudgetError, SearchError
 
 IDENTITY = {"settings": {"learning_rate": 1e-3, "route": (4, 2)}, "seed": 0}
 
@@ -36,6 +36,24 @@ def test_what_was_stopped_goes_on_and_counts_its_time(tmp_path: Path) -> None:
     assert begun["finished"] is False
     (tmp_path / "record.json").write_text(json.dumps({**begun, "seconds": 100.0}))
     assert once(tmp_path, "stage", IDENTITY, Outcome).seconds >= 100
+
+
+def refuse() -> Outcome:
+    raise BudgetError("too little")
+
+
+def test_what_was_refused_at_once_does_not_bind(tmp_path: Path) -> None:
+    with pytest.raises(BudgetError, match="too little"):
+        once(tmp_path, "stage", IDENTITY, refuse)
+    assert once(tmp_path, "stage", {**IDENTITY, "seed": 1}, Outcome).finished
+
+
+def test_what_was_refused_on_the_way_does(tmp_path: Path) -> None:
+    (tmp_path / "training.pt").touch()
+    with pytest.raises(BudgetError, match="too little"):
+        once(tmp_path, "stage", IDENTITY, refuse)
+    with pytest.raises(SearchError, match="seed = 0, this recipe has 1"):
+        once(tmp_path, "stage", {**IDENTITY, "seed": 1}, never)
 
 
 @pytest.mark.parametrize("work", [fail, Outcome])

@@ -16,7 +16,7 @@ from nas.sampling import sample_latents
 from nas.training import Batches, TrainingData, distil_steps
 from nas.training._loop import Step
 from nas.training._processes import Part
-from nas.training._step_objective import StepObjective, StepSettings
+from nas.training._step_objective import StepDistillationSettings, StepObjective
 from nas.unet import fold_guidance, guidance_embedding
 
 SCHEDULER = make_scheduler()
@@ -178,7 +178,7 @@ def test_balanced_divides_by_the_gain(small_unet, teacher, training_data):
 
 
 def objective(data, teacher, scheduler, **changes):
-    settings = StepSettings(student_steps=STEPS, batch_size=10, **changes)
+    settings = StepDistillationSettings(student_steps=STEPS, batch_size=10, **changes)
     return StepObjective(teacher, data, scheduler, settings)
 
 

@@ -28,8 +28,8 @@ from nas.training._processes import OneProcess, Part
 from nas.training._rehearsal import _Alive, most_alive
 from nas.training._robust import RobustObjective
 from nas.training._run import Run
-from nas.training._settings import RobustSettings
-from nas.training._step_objective import ConsistencyObjective, StepObjective, StepSettings
+from nas.training._settings import RobustTrainingSettings
+from nas.training._step_objective import ConsistencyObjective, StepDistillationSettings, StepObjective
 from nas.training.losses import data_loss
 
 CPU = torch.device("cpu")
@@ -125,7 +125,7 @@ def test_gradients_wait_for_the_second_part():
 
 
 def robust(network, **weights):
-    data, settings = make_data(), RobustSettings(batch_size=6, **weights)
+    data, settings = make_data(), RobustTrainingSettings(batch_size=6, **weights)
     return network, RobustObjective(make_teacher(), Batches(data, SCHEDULER, batch_size=6), settings)
 
 
@@ -138,12 +138,12 @@ def sandwich_scenario():
 
 
 def steps_scenario(guided_share=1.0):
-    settings = StepSettings(student_steps=4, batch_size=6, guided_share=guided_share)
+    settings = StepDistillationSettings(student_steps=4, batch_size=6, guided_share=guided_share)
     return make_unet(), StepObjective(make_teacher(), make_data(), SCHEDULER, settings)
 
 
 def consistency_scenario():
-    settings = StepSettings(student_steps=4, teacher_steps=20, batch_size=6, guided_share=1.0)
+    settings = StepDistillationSettings(student_steps=4, teacher_steps=20, batch_size=6, guided_share=1.0)
     return make_unet(), ConsistencyObjective(make_teacher(), make_data(), SCHEDULER, settings)
 
 
