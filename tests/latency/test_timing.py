@@ -34,6 +34,20 @@ def test_a_steady_block_is_timed_exactly_and_briefly() -> None:
     assert sum(sample.seconds for sample in samples) == pytest.approx(0.2, abs=0.03)
 
 
+def test_the_time_spent_counts_whatever_a_device_says_an_execution_took(monkeypatch: pytest.MonkeyPatch) -> None:
+    spent = 0.0
+
+    def as_of_ten_instances() -> float:
+        nonlocal spent
+        spent += 0.25
+        return 2.0
+
+    monkeypatch.setattr("nas.latency._timing.perf_counter", lambda: spent)
+    timing = Timing(min_seconds=1.0, max_seconds=2.0, sample_ms=0, warm_up_ms=0, target_error=0)
+    samples = visit(as_of_ten_instances, lambda: 0.1, timing)
+    assert [sample.seconds for sample in samples] == [0.25] * 4
+
+
 def test_a_noisy_block_is_timed_until_its_median_is_settled() -> None:
     rng = random.Random(0)
     timing = Timing(max_seconds=1e9, max_repeats=10**6, target_error=0.005)

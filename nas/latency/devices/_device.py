@@ -23,7 +23,10 @@ class Runnable(Protocol):
     weight_mb: float
 
     def run_ms(self) -> float:
-        """Execute once and wait for the end; the time of one execution in ms."""
+        """Execute and wait for the end; the time of one execution in ms.
+
+        Once, or every instance once where a runtime queues what it is given; then it is their mean.
+        """
         ...
 
     def output(self) -> torch.Tensor:
