@@ -14,6 +14,12 @@ def track(iterable: Iterable[Any] | None = None, *, description: str, total: int
     return tqdm(iterable, desc=description, total=total, file=sys.stderr, disable=not sys.stderr.isatty(), leave=False)
 
 
+def say_to_terminal(message: str) -> None:
+    """The same where stderr is a terminal, else nothing."""
+    if sys.stderr.isatty():
+        say(message)
+
+
 def say(message: str) -> None:
     """Print a line for people to stderr without tearing a running bar."""
     tqdm.write(message, file=sys.stderr)

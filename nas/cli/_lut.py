@@ -25,8 +25,8 @@ DEVICES = (
     "torch-cuda-graph",
     "onnxruntime-cpu",
     "openvino-cpu",
-    *(f"coreml-{unit}" for unit in ("cpu", "gpu", "ne", "all")),
-    *(f"coreml-{phone}-{unit}" for phone in ("iphone", "ipad") for unit in ("cpu", "gpu", "ne", "all")),
+    *(f"coreml-{unit}" for unit in _kit.UNITS),
+    *(f"coreml-{phone}-{unit}" for phone in _kit.PHONES for unit in _kit.UNITS),
     "coreai-cpu",
 )
 _VALIDATION = ("mean_error", "worst_error", "within_5", "within_10", "spearman")

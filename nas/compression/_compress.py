@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from nas._files import replacing, require_writable
-from nas._progress import say
+from nas._progress import say_to_terminal
 from nas.compression._ending import evaluate_models, measure_images
 from nas.compression._inputs import Inputs, Model
 from nas.compression._plan import Plan
@@ -139,7 +138,7 @@ def compress(
 
 def follow(recipe: Recipe, report: Report | None = None) -> Compression:
     """Do what a recipe says; see `compress`."""
-    tell = report or _say_to_people
+    tell = report or say_to_terminal
     require_writable(recipe.folder / REPORT)
     inputs = Inputs(recipe)
     tell("plan: sampling latents, pruning the decoder, measuring the parts of an image")
@@ -196,8 +195,3 @@ def _chosen(given: Any, kind: type) -> Any:
 def _standing(records: list[Record]) -> str:
     standing = records[-1].figures["model"]
     return f"{standing['image_ms']:.2f} ms an image by the table, CLIP score {standing['clip_score']:.4f}"
-
-
-def _say_to_people(line: str) -> None:
-    if sys.stderr.isatty():
-        say(line)

@@ -16,7 +16,7 @@ from nas._files import replacing
 from nas.compression._budget import image_of, unet_budget_ms
 from nas.compression._inputs import Inputs, Model
 from nas.compression._records import Outcome, once
-from nas.decoder import prune_decoder
+from nas.decoder import count_parameters, prune_decoder
 from nas.errors import BudgetError, DeviceError, TableError
 from nas.latency import ImageLatency, measure_decoders_ms
 from nas.latency.devices import get_device
@@ -177,8 +177,8 @@ def standing_of(inputs: Inputs, model: Model, image: ImageLatency) -> dict[str, 
         "unet_ms": image.unet_ms,
         "decoder_ms": image.decoder_ms,
         "image_ms": image.total_ms,
-        "unet_parameters": _count(model.unet),
-        "decoder_parameters": _count(model.vae.decoder),
+        "unet_parameters": count_parameters(model.unet),
+        "decoder_parameters": count_parameters(model.vae.decoder),
         "clip_score": score.mean,
         "clip_score_low": score.low,
         "clip_score_high": score.high,
@@ -222,7 +222,3 @@ def _threads(inputs: Inputs) -> int | None:
     provenance: Mapping[str, Any] = inputs.lut.provenance
     threads = provenance.get("threads")
     return threads if isinstance(threads, int) else None
-
-
-def _count(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())

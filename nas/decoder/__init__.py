@@ -8,7 +8,7 @@ from diffusers import ModelMixin  # noqa: F401
 
 from nas.decoder._distillation import distil_decoder, picture_loss
 from nas.decoder._latents import GivenLatents, LatentSource, SampledLatents
-from nas.decoder._pictures import DecoderComparison, compare_decoders, encode_pictures, psnr_db
+from nas.decoder._pictures import DecoderComparison, compare_decoders, count_parameters, encode_pictures, psnr_db
 from nas.decoder._pruning import prune_decoder
 from nas.decoder._slim import SlimAutoencoderKL
 
@@ -19,6 +19,7 @@ __all__ = [
     "SampledLatents",
     "SlimAutoencoderKL",
     "compare_decoders",
+    "count_parameters",
     "distil_decoder",
     "encode_pictures",
     "picture_loss",

@@ -9,15 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nas.errors import TableError
+from nas.latency._fitting import NEAR, NEAR_SHARE
 from nas.latency._network import canary_ms_of
 from nas.latency._validation import Validation
 
 if TYPE_CHECKING:
     from nas.latency._table import LatencyTable
-
-# What nn-Meter (MobiSys 2021) counts as a correct prediction.
-TOLERANCE = 0.10
-_SHARE = 0.90
 
 
 @dataclass(frozen=True)
@@ -40,12 +37,12 @@ class Agreement:
     @property
     def predicts(self) -> bool:
         """Whether enough networks are predicted within the tolerance."""
-        return self.validation.within_10 >= _SHARE
+        return self.validation.within_10 >= NEAR_SHARE
 
     @property
     def steady(self) -> bool:
         """Whether the machine is as fast as it was, within the tolerance; true where that is not known."""
-        return self.drift is None or abs(self.drift) <= TOLERANCE
+        return self.drift is None or abs(self.drift) <= NEAR
 
     @property
     def agrees(self) -> bool:

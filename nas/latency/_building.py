@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 
 from nas._fingerprint import fingerprint_of_texts
 from nas.architecture import Architecture, Block
+from nas.errors import DeviceError
 from nas.latency._bundles import Subject, bundle, bundle_size, row_of_bundle
 from nas.latency._canary import CANARY_WEIGHTS, bench_on, canary_provenance
 from nas.latency._network import distinct_architectures, small_architectures
@@ -40,7 +41,6 @@ _SAME = (
     "threads",
     *("torch", "diffusers", "onnxruntime", "openvino", "coremltools", "coreai-core", "coreai-torch"),
 )
-_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
 _MAX_INSTANCES = 64
 # Modules are made anew in every pass: small ones in no time, those of a large network in as long as they are measured.
 _SMALL_MB = 200
@@ -173,8 +173,16 @@ def _together(name: str) -> str:
 
 
 def _bundle_size(make: Callable[[], Subject], workload: Workload, bundle_mb: float) -> int:
-    module, *inputs = make()
-    return bundle_size(_BYTES[workload.precision] * (_weights(module) + _numbers(inputs)) / 2**20, bundle_mb)
+    module, *inputs = _made(make, workload)
+    size = torch_dtype(workload.precision).itemsize
+    return bundle_size(size * (_weights(module) + _numbers(inputs)) / 2**20, bundle_mb)
+
+
+def _made(make: Callable[[], Subject], workload: Workload) -> Subject:
+    try:
+        return make()
+    except (RuntimeError, MemoryError) as error:  # torch's own of sizes that nothing has room for
+        raise DeviceError(f"there is no room for {workload.describe()}: {error}") from error
 
 
 def _weights(module: nn.Module) -> int:
@@ -196,7 +204,7 @@ def _title(space: SearchSpace, workload: Workload, device: Device, timing: Timin
 def _wholes(space: SearchSpace, workload: Workload, random_wholes: int) -> list[Architecture]:
     if _mb_of(space, workload) <= _LARGEST_WHOLE_MB:
         return [space.full, *distinct_architectures(space, random_wholes, _SEED_OF_WHOLES)]
-    most = int(_LARGEST_PART_MB * 2**20 / _BYTES[workload.precision])
+    most = int(_LARGEST_PART_MB * 2**20 / torch_dtype(workload.precision).itemsize)
     return list(small_architectures(space, random_wholes, _SEED_OF_WHOLES, most_parameters=most))
 
 
@@ -221,7 +229,7 @@ def kept_mb_of(space: SearchSpace, workload: Workload, *, keep_mb: float) -> flo
 
 
 def _mb_of(space: SearchSpace, workload: Workload) -> float:
-    return _BYTES[workload.precision] * space.parameters / 2**20
+    return torch_dtype(workload.precision).itemsize * space.parameters / 2**20
 
 
 def random_network(space: SearchSpace, architecture: Architecture, workload: Workload, home: str) -> Subject:
@@ -257,7 +265,7 @@ class _Loading:
 
     def load(self, make: Callable[[], Subject], *, alone: bool = False) -> Runnable:
         """Make a module and load it: one instance of what runs alone, else as many as its weights ask for."""
-        module, args, kwargs = subject = make()
+        module, args, kwargs = subject = _made(make, self._workload)
         device, precision = self._device, self._workload.precision
         sizes = {"working_set_mb": device.working_set_mb, "min_instances": device.min_instances}
         instances = 1 if alone else instances_of(subject, self._space, precision, **sizes)
@@ -288,7 +296,7 @@ def instances_of(
     themselves, and every instance has activations of their size in memory.
     """
     module, *inputs = subject
-    size = _BYTES[precision]
+    size = torch_dtype(precision).itemsize
     own = size * _weights(module)
     wanted = min(working_set_mb * 2**20, size * space.parameters) - size * _numbers(inputs)
     needed = -(-wanted // (own + size * CANARY_WEIGHTS)) if own else 1

@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 from scipy.optimize import nnls
-from scipy.stats import rankdata
 
 from nas.errors import TableError
+from nas.latency._ranks import spearman
 
+# What nn-Meter (MobiSys 2021) counts as a correct prediction, and how many of them, and how ranked, are enough.
 NEAR, NEAR_SHARE, LEAST_SPEARMAN = 0.10, 0.90, 0.90
 _FOLDS, _MANY_FOLDS = 10, 100
 # A projection's diagonal is 1 where a row is determined; what rounding takes off is far less than this.
@@ -182,22 +183,16 @@ def _r2(residuals_ms: np.ndarray, latencies_ms: np.ndarray) -> float:
 
 def _judged(predicted_ms: np.ndarray, measured_ms: np.ndarray) -> dict[str, Any]:
     errors = np.abs(predicted_ms / measured_ms - 1)
-    mean, near, spearman = float(errors.mean()), float((errors <= NEAR).mean()), _spearman(predicted_ms, measured_ms)
+    mean, near, ranks = float(errors.mean()), float((errors <= NEAR).mean()), spearman(predicted_ms, measured_ms)
     close = f"are within {NEAR:.0%} for {near:.1%} of {len(errors)} networks (wanted: {NEAR_SHARE:.0%})"
-    ranked = f"rank them with a Spearman correlation of {spearman:.3f} (wanted: {LEAST_SPEARMAN})"
-    wanted = {close: near >= NEAR_SHARE, ranked: spearman >= LEAST_SPEARMAN}
+    ranked = f"rank them with a Spearman correlation of {ranks:.3f} (wanted: {LEAST_SPEARMAN})"
+    wanted = {close: near >= NEAR_SHARE, ranked: ranks >= LEAST_SPEARMAN}
     usable = all(wanted.values())
     said = " and ".join(text for text, met in wanted.items() if usable or not met)
     reason = f"{'usable' if usable else 'not usable'}: cross-validated predictions {said}; the mean error is {mean:.2%}"
     if not usable:
         reason += ". Measure more networks, each longer, or give rows of which this device's latency is rather a sum"
-    return {"mean_error": mean, "within_10": near, "spearman": spearman, "usable": usable, "reason": reason}
-
-
-def _spearman(predicted_ms: np.ndarray, measured_ms: np.ndarray) -> float:
-    if np.ptp(predicted_ms) == 0 or np.ptp(measured_ms) == 0:
-        return 0.0
-    return float(np.corrcoef(rankdata(predicted_ms), rankdata(measured_ms))[0, 1])
+    return {"mean_error": mean, "within_10": near, "spearman": ranks, "usable": usable, "reason": reason}
 
 
 def _checked_counts(counts: Any) -> np.ndarray:

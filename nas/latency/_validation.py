@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from scipy.stats import rankdata
 
 from nas.errors import TableError
+from nas.latency._ranks import spearman
 
 
 @dataclass(frozen=True)
@@ -91,11 +91,7 @@ class Validation:
     @property
     def spearman(self) -> float:
         """Rank correlation of predicted and measured; 0 where all of either are equal, so that nothing is ranked."""
-        predicted = rankdata([pair.predicted_ms for pair in self.pairs])
-        measured = rankdata([pair.measured_ms for pair in self.pairs])
-        if np.ptp(predicted) == 0 or np.ptp(measured) == 0:
-            return 0.0
-        return float(np.corrcoef(predicted, measured)[0, 1])
+        return spearman([pair.predicted_ms for pair in self.pairs], [pair.measured_ms for pair in self.pairs])
 
     def underprediction(self, quantile: float) -> float:
         """How much slower than predicted networks are: the quantile of measured / predicted - 1, at least 0.

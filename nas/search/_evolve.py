@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas._fingerprint import fingerprint_of_modules
-from nas._progress import say
+from nas._progress import say_to_terminal
 from nas.errors import StorageError, TableError
 from nas.quality import Scorer
 from nas.search._actions import FULL, Latencies, can_copy
@@ -141,7 +140,7 @@ def evolve(
         workdir=Path(workdir),
         settings=settings,
         strategy=strategy or Greedy(group_size, candidates, exchanges),
-        tell=report or _say_to_people,
+        tell=report or say_to_terminal,
     )
     by_clock = Finalists(supernet, lut, float(budget_ms), finalists, measure, search.tell)
     safety = 0.0 if margin is None else safety_margin(lut, margin)
@@ -243,8 +242,3 @@ def _make(workdir: Path) -> None:
         workdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StorageError(f"cannot make the folder {workdir}: {error.strerror or error}") from error
-
-
-def _say_to_people(line: str) -> None:
-    if sys.stderr.isatty():
-        say(line)

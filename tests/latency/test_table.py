@@ -330,6 +330,12 @@ def test_an_interrupted_measurement_goes_on_to_the_same_table(tiny_space: Search
     assert not (tmp_path / "visits").exists(), "the next measurement is to be a new one"
 
 
+@pytest.mark.parametrize("bundle_mb", [0.0, 1.0])
+def test_sizes_that_nothing_has_room_for_are_a_sentence(tiny_space: SearchSpace, bundle_mb: float) -> None:
+    with pytest.raises(DeviceError, match="no room for batch 2, 10000000x10000000 latents"):
+        LatencyTable.measure(tiny_space, device=FakeDevice(bundle_mb=bundle_mb), height=10**7, width=10**7)
+
+
 def test_a_device_that_puts_in_an_attention_names_it(tiny_space: SearchSpace) -> None:
     class Splitting(FakeDevice):
         def provenance(self) -> dict[str, str | int | float]:

@@ -14,7 +14,8 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from nas.errors import DeviceError
-from nas.latency.devices._torch import DTYPES, moved, placed
+from nas.latency.devices._torch import moved, placed
+from nas.unet import torch_dtype
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ def export(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], *,
     Raises:
         DeviceError: the module cannot be exported.
     """
-    cpu, dtype = torch.device("cpu"), DTYPES[precision]
+    cpu, dtype = torch.device("cpu"), torch_dtype(precision)
     with explained(name, precision), torch.no_grad(), quiet():
         module = placed(module, cpu, dtype)
         args, kwargs = moved((tuple(args), dict(kwargs)), cpu, dtype)

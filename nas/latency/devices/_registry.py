@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from nas.errors import DeviceError
+from nas.latency.devices._coreml_runtime import UNITS
 from nas.latency.devices._device import Device
 
 
@@ -61,10 +62,9 @@ def _coreai(attention: str, target: str) -> Device:
 
 
 # These choose their threads themselves, and take an attention and a target: "coreml-ne+iOS18+split-einsum".
-_UNITS = ("cpu", "gpu", "ne", "all")
 _APPLE: dict[str, Callable[[str, str], Device]] = {
-    **{f"coreml-{unit}": _coreml(unit) for unit in _UNITS},
-    **{f"coreml-{phone}-{unit}": _coreml(unit, phone) for phone in ("iphone", "ipad") for unit in _UNITS},
+    **{f"coreml-{unit}": _coreml(unit) for unit in UNITS},
+    **{f"coreml-{phone}-{unit}": _coreml(unit, phone) for phone in ("iphone", "ipad") for unit in UNITS},
     "coreai-cpu": _coreai,
 }
 

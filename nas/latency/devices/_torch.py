@@ -20,8 +20,8 @@ from nas.latency.devices._device import require_precision
 from nas.latency.devices._machine import machine, require_threads, versions
 from nas.latency.devices._memory import keep_freed_memory
 from nas.latency.devices._parts import ends_of_parts
+from nas.unet import torch_dtype
 
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 # Several times the last-level cache of common machines: 8 to 32 MB on CPUs, 40 to 60 MB on large GPUs.
 _WORKING_SET_MB = {"cpu": 64.0, "cuda": 256.0, "mps": 128.0}
 # A GPU's queue is filled while it works; a block launched alone would be timed with the launch that a network hides.
@@ -89,7 +89,7 @@ class TorchDevice:
     ) -> _TorchRunnable:
         """See `Device.load`. A module that is in the right precision and place already is run as it is, not copied."""
         require_precision(precision)
-        dtype, home = DTYPES[precision], torch.device(self.home)
+        dtype, home = torch_dtype(precision), torch.device(self.home)
         if self.home == "cpu":
             keep_freed_memory()
         with _explained(self.name, precision):
