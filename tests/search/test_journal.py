@@ -13,6 +13,7 @@ import pytest
 from nas import SearchSpace
 from nas.errors import SearchError
 from nas.search._journal import Journal, Record
+from nas.search._settings import Settings
 
 RECORD = Record(
     round=3,
@@ -112,3 +113,10 @@ def test_every_field_is_readable_in_the_dashboard(tmp_path: Path, small_space: S
     assert trial.user_attrs == {**asdict(RECORD), "values": list(RECORD.values)}
     assert trial.duration.total_seconds() == pytest.approx(2.0, abs=0.5)
     assert trial.params == dict(small_space.full.items())
+
+
+def test_options_of_memory_do_not_tell_runs_apart() -> None:
+    saving = {"accumulate": 2, "gradient_checkpointing": True, "check_memory": False}
+    told = Settings(training={"batch_size": 4}).identity()
+    assert Settings(training={"batch_size": 4, **saving}).identity() == told
+    assert Settings(training={"batch_size": 5, **saving}).identity() != told
