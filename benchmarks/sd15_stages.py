@@ -9,7 +9,7 @@ before it starts; the report says so.
 
 `--precision weights` holds weights, gradients and moments in bf16, which is the least memory but rounds small steps
 away; `mixed` is what to train with: weights in float32, computation and teacher in bf16. `full` has everything in
-float32, for CPUs without bf16, where convolutions in it take hundreds of times as long.
+float32, for CPUs without bf16, where convolutions in it take far longer.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ def require_not_told(*networks: nn.Module | None) -> None:
 def warn_of_emulated_bf16(network: nn.Module, accelerator: Any) -> None:
     """Tell people where bf16 will cost time instead of saving some: on an x86 CPU that torch has no bf16 kernels for.
 
-    There a convolution of Stable Diffusion's takes about 200 times as long as in float32.
+    There convolutions take far longer than in float32.
     """
     parameters = list(network.parameters())
     weights = any(parameter.dtype == torch.bfloat16 for parameter in parameters)
