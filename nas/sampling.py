@@ -109,6 +109,13 @@ def seeded_generator(*seeds: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(state[0]))
 
 
+def random_rows(total: int, count: int, generator: torch.Generator) -> Tensor:
+    """Which `count` of `total` rows a batch holds, [count]; none twice where there are enough."""
+    if count <= total:
+        return torch.randperm(total, generator=generator)[:count]
+    return torch.randint(total, (count,), generator=generator)
+
+
 def prompt_noise(count: int, shape: tuple[int, int, int], *, seed: int, first: int = 0) -> Tensor:
     """Standard normal noise `[count x c x h x w]`; row i depends on `seed` and `first + i` and on nothing else.
 

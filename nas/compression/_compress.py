@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from nas._files import replacing, require_writable
 from nas._progress import say_to_terminal
 from nas.compression._ending import evaluate_models, measure_images
 from nas.compression._inputs import Inputs, Model
 from nas.compression._plan import Plan
-from nas.compression._recipe import Recipe
+from nas.compression._recipe import Recipe, chosen
 from nas.compression._records import Record
 from nas.compression._result import PIPELINE, REPORT, Compression
 from nas.compression._settings import (
@@ -109,11 +109,11 @@ def compress(
         TableError: the table is for another kind of step.
     """
     stages = {
-        "robust_training": _chosen(robust_training, RobustSettings),
-        "evolution": _chosen(evolution, EvolutionSettings),
-        "decoder": _chosen(decoder, DecoderSettings),
-        "step_distillation": _chosen(step_distillation, StepSettings),
-        "evaluation": _chosen(evaluation, EvaluationSettings),
+        "robust_training": robust_training,
+        "evolution": evolution,
+        "decoder": decoder,
+        "step_distillation": step_distillation,
+        "evaluation": evaluation,
     }
     recipe = Recipe(
         pipeline=pipeline,
@@ -131,7 +131,7 @@ def compress(
         data=data or DataSettings(),
         judge=judge or JudgeSettings(),
         timing=timing,
-        **stages,
+        **{name: chosen(name, given) for name, given in stages.items()},
     )
     return follow(recipe, report)
 
@@ -184,12 +184,6 @@ def _end(
     )
     result.save()
     return result
-
-
-def _chosen(given: Any, kind: type) -> Any:
-    if isinstance(given, bool):
-        return kind() if given else None
-    return given
 
 
 def _standing(records: list[Record]) -> str:

@@ -26,14 +26,14 @@ if TYPE_CHECKING:
     from nas.latency import LatencyTable
 
 _MIXED = ("bf16", "fp16")
-_STAGES = {
+STAGE_SETTINGS = {
     "robust_training": RobustSettings,
     "evolution": EvolutionSettings,
     "decoder": DecoderSettings,
     "step_distillation": StepSettings,
     "evaluation": EvaluationSettings,
 }
-_PARTS = {"data": DataSettings, "judge": JudgeSettings, "timing": Timing, **_STAGES}
+_PARTS = {"data": DataSettings, "judge": JudgeSettings, "timing": Timing, **STAGE_SETTINGS}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +109,13 @@ class Recipe:
         return low, high
 
 
+def chosen(stage: str, given: Any) -> Any:
+    """The settings of a stage: its defaults for True, None for False."""
+    if isinstance(given, bool):
+        return STAGE_SETTINGS[stage]() if given else None
+    return given
+
+
 def load_recipe(path: str | os.PathLike[str], **changes: Any) -> Recipe:
     """Read a recipe; its fields are those of `nas.compress`, those of a stage the fields of its settings.
 
@@ -137,10 +144,10 @@ def load_recipe(path: str | os.PathLike[str], **changes: Any) -> Recipe:
 def _part(name: Any, value: Any) -> Any:
     if name not in _PARTS:
         return value
-    if name in _STAGES and (value is None or isinstance(value, bool)):
-        return _PARTS[name]() if value in (None, True) else None
+    if name in STAGE_SETTINGS and (value is None or isinstance(value, bool)):
+        return chosen(name, value is not False)
     if not isinstance(value, Mapping):
-        either = "true, false or fields" if name in _STAGES else "fields"
+        either = "true, false or fields" if name in STAGE_SETTINGS else "fields"
         raise NasError(f"{name} is {_kind(value)} where {either} are expected")
     return _made(_PARTS[name], name, value)
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from hashlib import sha256
 from typing import TYPE_CHECKING
@@ -18,7 +17,7 @@ from nas.decoder._latents import GivenLatents, LatentSource
 from nas.decoder._pictures import decoded, decoder_inputs
 from nas.errors import ModelError, NasError
 from nas.sampling import in_mode, placement
-from nas.training import Losses, Part, Settings, Step, TrainingLog, shares_weights, train
+from nas.training import Losses, Part, Settings, Step, TrainingLog, gradient_checkpoints, shares_weights, train
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -98,7 +97,8 @@ def distil_decoder(
     )
     if accelerator is not None and accelerator.device_placement:
         student.to(accelerator.device)
-    with _gradient_checkpoints(student, gradient_checkpointing):
+    # Only the whole autoencoder is a diffusers model, which knows how to do this.
+    with gradient_checkpoints(student, gradient_checkpointing):
         return train(
             student.decoder,
             _Objective(student, _Pictures(teacher, keep_mb), source, settings),
@@ -196,16 +196,3 @@ class _Pictures:
             # What was not asked for the longest.
             self.bytes_left += self.kept.pop(next(iter(self.kept))).nbytes
         return picture
-
-
-@contextmanager
-def _gradient_checkpoints(vae: nn.Module, wanted: bool) -> Iterator[None]:
-    # Only the whole autoencoder is a diffusers model, which knows how to do this.
-    if not wanted or vae.is_gradient_checkpointing:
-        yield
-        return
-    vae.enable_gradient_checkpointing()
-    try:
-        yield
-    finally:
-        vae.disable_gradient_checkpointing()

@@ -18,6 +18,7 @@ from nas.sampling import (
     check_prompts,
     fingerprint_of_schedule,
     latent_shape,
+    random_rows,
     require_text_to_image,
     require_whole_number,
     seeded_generator,
@@ -66,7 +67,7 @@ class GivenLatents:
     def draw(self, step: int, *, batch_size: int, seed: int) -> Tensor:
         """See `LatentSource.draw`; without repetition where there are enough."""
         generator = seeded_generator(seed, step)
-        drawn = self.latents[_rows(len(self.latents), batch_size, generator)]
+        drawn = self.latents[random_rows(len(self.latents), batch_size, generator)]
         if self.crop is not None:
             drawn = torch.stack([_piece(latent, self.crop, generator) for latent in drawn])
         return drawn + self.noise * torch.randn(drawn.shape, generator=generator) if self.noise else drawn
@@ -150,12 +151,6 @@ class SampledLatents:
         made_of = (fingerprint_of_modules(self.unet, self.pipe.text_encoder), fingerprint_of_texts(self.prompts))
         sampling = fingerprint_of_schedule(self.pipe.scheduler), self.steps, self.guidance_scale
         return " ".join(map(str, (*made_of, *sampling, self.pool_size, self.pool_steps)))
-
-
-def _rows(total: int, count: int, generator: torch.Generator) -> Tensor:
-    if count <= total:
-        return torch.randperm(total, generator=generator)[:count]
-    return torch.randint(total, (count,), generator=generator)
 
 
 def _piece(latent: Tensor, size: int, generator: torch.Generator) -> Tensor:

@@ -110,8 +110,8 @@ class Lessons:
 
 def _steady(teacher: nn.Module | None, supernet: Supernet) -> nn.Module:
     """A teacher that does not change when the supernet is trained."""
+    from nas.training import shares_weights
+
     if teacher is None:
         return supernet.extract(supernet.space.full)
-    trained = {id(parameter) for parameter in supernet.parameters()}
-    shared = any(id(parameter) in trained for parameter in teacher.parameters())
-    return copy.deepcopy(teacher) if shared else teacher
+    return copy.deepcopy(teacher) if shares_weights(teacher, supernet) else teacher

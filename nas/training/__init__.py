@@ -10,7 +10,7 @@ from nas.training._features import stage_features
 from nas.training._loop import Losses, Step, TrainingLog, train
 from nas.training._memory import TrainingMemory, training_memory
 from nas.training._probe import Probe, Snapshot, probe, probe_train
-from nas.training._processes import Part
+from nas.training._processes import Part, gradient_checkpoints
 from nas.training._robust import robust_train
 from nas.training._route import Stage, distil_route
 from nas.training._settings import RobustTrainingSettings, Settings
@@ -36,6 +36,7 @@ __all__ = [
     "VPrediction",
     "distil_route",
     "distil_steps",
+    "gradient_checkpoints",
     "probe",
     "probe_train",
     "robust_train",

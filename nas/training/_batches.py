@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nas.sampling import ddim_scheduler, in_mode, placement, seeded_generator
+from nas.sampling import ddim_scheduler, in_mode, placement, random_rows, seeded_generator
 from nas.training._data import TrainingData
 from nas.training._features import stage_features
 from nas.training.losses import alpha_sigma, prediction_target, prediction_type
@@ -113,7 +113,7 @@ class Batches:
     def sample(self, step: int) -> Batch:
         """The batch of step number `step`, on the CPU and in float32."""
         generator = seeded_generator(self.seed, step)
-        rows = self._rows(generator)
+        rows = random_rows(len(self.data), self.batch_size, generator)
         clean = self.data.latents[rows].float()
         noise = torch.randn(clean.shape, generator=generator)
         timesteps = self.timesteps[torch.randint(len(self.timesteps), (len(rows),), generator=generator)]
@@ -123,8 +123,3 @@ class Batches:
         target = prediction_target(prediction_type(self.scheduler), clean, noise, *amplitudes)
         noisy = self.scheduler.add_noise(clean, noise, timesteps)
         return Batch(noisy, timesteps, contexts, target)
-
-    def _rows(self, generator: torch.Generator) -> Tensor:
-        if self.batch_size <= len(self.data):
-            return torch.randperm(len(self.data), generator=generator)[: self.batch_size]
-        return torch.randint(len(self.data), (self.batch_size,), generator=generator)
