@@ -182,6 +182,7 @@ class _Job:
         visits = path.with_name(f"{path.name}.visits")
         lut = LatencyTable.measure(space, device="torch-cpu", batch_size=2, timing=self.settings.timing, visits=visits)
         lut.save(path)
+        visits.unlink(missing_ok=True)
         return lut
 
     def evolve(self, lut: LatencyTable, budget_ms: float) -> Evolution:

@@ -1,8 +1,7 @@
 """A network, data and trainings small enough for tests; as a program, the trainings in processes of their own.
 
-python tests/small_training.py scenarios FOLDER           write what each training gives, one file a process
-python tests/small_training.py endless CHECKPOINT STEPS   train, with a checkpoint at every step
-python tests/small_training.py compare CHECKPOINT STEPS   go on, and compare with a run that was never stopped
+python tests/small_training.py scenarios FOLDER                    write what each training gives, one file a process
+python tests/small_training.py endless CHECKPOINT SCENARIO STEPS   train, with a checkpoint at every step
 """
 
 from __future__ import annotations
@@ -105,7 +104,7 @@ def main() -> None:
     if command == "scenarios":
         _scenarios(Path(path))
     else:
-        run("robust", steps=int(rest[0]), checkpoint=path, every=1)
+        run(rest[0], steps=int(rest[1]), checkpoint=path, every=1)
 
 
 if __name__ == "__main__":

@@ -57,3 +57,4 @@ def test_a_notebook_is_valid_and_reads_as_a_document(path: Path) -> None:
     assert first.cell_type == "markdown"
     assert first.source.startswith("# ")
     assert any("NAS_SMOKE" in cell.source for cell in notebook.cells)
+    assert any(cell.outputs for cell in notebook.cells if cell.cell_type == "code"), "it was committed without outputs"

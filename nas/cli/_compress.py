@@ -63,6 +63,12 @@ def _text(result: Compression, files: list[Path]) -> str:
     if result.before is not None and result.after is not None:
         parts.append(_images(result.before, result.after))
         parts.append(f"an image, measured part by part: {result.speedup:.1f} times faster")
+    if result.within_budget is False:
+        over = result.after.total_ms / result.image_budget_ms - 1
+        parts.append(
+            f"the budget is missed: an image takes {result.after.total_ms:.2f} ms, {over:.1%} more than asked for; "
+            "the table or the plan is of a time when the device was faster, or predicts this network too low"
+        )
     return "\n\n".join([*parts, "\n".join(map(str, files))])
 
 

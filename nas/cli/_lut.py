@@ -21,6 +21,7 @@ DEVICES = (
     "torch-cuda",
     "torch-mps",
     "torch-cpu-compiled",
+    "torch-mps-compiled",
     "torch-cuda-compiled",
     "torch-cuda-graph",
     "onnxruntime-cpu",
@@ -75,6 +76,7 @@ def _add_build(actions: Any) -> None:
     build.add_argument("--space", required=True, help="sd15, sd21, sdxl, emoji, or a search space's YAML file")
     build.add_argument("--device", default="torch-cpu", help=f"{', '.join(DEVICES)} (default: torch-cpu)")
     add_workload(build)
+    build.set_defaults(precision=None)
     build.add_argument("--threads", type=count, metavar="N", help="CPU threads (default: torch's own choice)")
     build.add_argument("--out", required=True, type=Path, metavar="FILE", help="the YAML file to write")
 
@@ -101,6 +103,7 @@ def _build(options: argparse.Namespace) -> Report:
         visits=visits,
     )
     lut.save(options.out)
+    visits.unlink(missing_ok=True)
     document = {"file": options.out, **_document(lut)}
     return Report(document, f"{_text(lut)}\n\nwritten to {options.out}")
 

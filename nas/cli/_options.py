@@ -30,7 +30,9 @@ def add_workload(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--height", type=count, metavar="N", help="rows of the latent (default: the space's own)")
     parser.add_argument("--width", type=count, metavar="N", help="columns of the latent (default: the space's own)")
-    parser.add_argument("--precision", default="fp32", choices=("fp32", "fp16", "bf16"))
+    parser.add_argument(
+        "--precision", default="fp32", choices=("fp32", "fp16", "bf16"), help="default: fp32, for Core ML fp16"
+    )
 
 
 def add_seed(parser: argparse.ArgumentParser) -> None:

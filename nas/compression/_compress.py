@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from nas._files import replacing, require_writable
+from nas._files import remove_leftovers, replacing, require_writable
 from nas._progress import say_to_terminal
 from nas.compression._ending import evaluate_models, measure_images
 from nas.compression._inputs import Inputs, Model
@@ -163,6 +163,7 @@ def _end(
     inputs: Inputs, plan: Plan, model: Model, undistilled: Model, records: list[Record], tell: Report
 ) -> Compression:
     recipe = inputs.recipe
+    remove_leftovers(recipe.folder / PIPELINE)
     with replacing(recipe.folder / PIPELINE) as temporary:
         inputs.pipeline_of(model).save_pretrained(temporary)
     tell("latency: measuring the image before and after")

@@ -24,6 +24,7 @@ from nas.resources import bundled, models_dir
 from nas.sampling import check_prompts, ddim_scheduler, fingerprint_of_schedule, placement, require_text_to_image
 from nas.search import fingerprint_of_latencies
 from nas.training import TrainingData, synthetic_data
+from nas.training.losses import prediction_type
 from nas.unet import check_unet, folded_width
 from nas.workload import Workload
 
@@ -63,8 +64,13 @@ class Inputs:
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
+        if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+            raise NasError("the recipe runs in one process; train with several by nas.training and accelerate launch")
         self.pipe = _pipeline(recipe.pipeline, recipe.compute_on)
         require_text_to_image(self.pipe)
+        predicts = prediction_type(self.pipe.scheduler)
+        if recipe.step_distillation is not None and predicts not in ("epsilon", "v_prediction"):
+            raise ModelError(f"the pipeline predicts {predicts!r}; steps are distilled of 'epsilon' or 'v_prediction'")
         if folded_width(self.pipe.unet) is not None:
             raise ModelError("the pipeline's UNet is told the guidance already; compress the one it was made from")
         self.lut = recipe.lut if isinstance(recipe.lut, LatencyTable) else LatencyTable.load(recipe.lut)
@@ -80,6 +86,7 @@ class Inputs:
                 raise ModelError(f"there is no file {inception}; evaluation.inception must name a TorchScript network")
         self.clip = Clip.load(recipe.judge.clip or self._home("clip", "judge.clip"))
         self.clip.model.to(placement(self.pipe.unet)[0])
+        self.accelerator()  # refuses before anything long begins what it would refuse then
 
     @cached_property
     def original(self) -> Model:
@@ -116,17 +123,20 @@ class Inputs:
         """What trains in mixed precision, as an option of `nas.training`, a new one for each stage; or nothing.
 
         Raises:
-            NasError: there are several processes.
+            NasError: this process has trained in another precision before.
         """
         if self.recipe.mixed_precision is None:
             return {}
         from accelerate import Accelerator
 
         on_cpu = placement(self.pipe.unet)[0].type == "cpu"
-        accelerator = Accelerator(mixed_precision=self.recipe.mixed_precision, cpu=on_cpu)
-        if accelerator.num_processes > 1:
-            raise NasError("the recipe runs in one process; train with several by nas.training and accelerate launch")
-        return {"accelerator": accelerator}
+        try:
+            return {"accelerator": Accelerator(mixed_precision=self.recipe.mixed_precision, cpu=on_cpu)}
+        except ValueError as error:
+            raise NasError(
+                f"cannot train in {self.recipe.mixed_precision} here: {error} (accelerate keeps to the first precision "
+                "of a process; start another one)"
+            ) from error
 
     def pipeline_of(self, model: Model) -> Any:
         """The pipeline with a model's parts; the one that was given is left as it is."""

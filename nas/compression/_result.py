@@ -65,6 +65,13 @@ class Compression:
         """How many times less an image takes, measured; None where it was not."""
         return None if self.before is None or self.after is None else self.before.total_ms / self.after.total_ms
 
+    @property
+    def within_budget(self) -> bool | None:
+        """Whether the image that came of it, measured, is within the budget; None without a budget or a measurement."""
+        if self.image_budget_ms is None or self.after is None:
+            return None
+        return self.after.total_ms <= self.image_budget_ms
+
     def to_frame(self) -> pd.DataFrame:
         """One row a stage: what it cost, and the model after it.
 
@@ -93,6 +100,7 @@ class Compression:
                 "unet_budget_ms": self.unet_budget_ms,
                 "seconds": sum(record.seconds for record in self.records),
                 "speedup": self.speedup,
+                "within_budget": self.within_budget,
                 "before": _image(self.before),
                 "after": _image(self.after),
                 "stages": [_stage(record) for record in self.records],

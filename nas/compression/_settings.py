@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from nas.compression._numbers import are_numbers, is_number, is_route, require_whole_numbers
 from nas.errors import NasError
 from nas.search import Greedy
+from nas.supernet import Schedule, by_depth, constant, ramp, sandwich
 from nas.training import RobustTrainingSettings, Settings, StepDistillationSettings
+
+if TYPE_CHECKING:
+    from nas.search_space import SearchSpace
 
 Texts = str | os.PathLike[str] | Sequence[str]
 
@@ -104,11 +108,15 @@ class RobustSettings(_Training):
 
     Attributes:
         skip_probability: how often a block is skipped, see `nas.Supernet`.
+        skip_schedule: "constant"; "ramp" from 0 over the first third of the training; "by_depth", from 0 for the first
+            block to the probability for the last; or "sandwich", besides such random paths the full network and the
+            smallest in every step. See `nas.supernet`.
         data_weight: of the data loss beside the distillation loss.
         feature_weight: of the loss of the stages' outputs beside the distillation loss.
     """
 
     skip_probability: float = 0.1
+    skip_schedule: str = "constant"
     data_weight: float = 0.0
     feature_weight: float = 0.0
 
@@ -116,7 +124,21 @@ class RobustSettings(_Training):
         super().__post_init__()
         if not is_number(self.skip_probability) or not 0 <= self.skip_probability <= 1:
             raise NasError(f"skip_probability is {self.skip_probability!r}; it must be a number from 0 to 1")
+        if self.skip_schedule not in _SCHEDULES:
+            raise NasError(f"skip_schedule is {self.skip_schedule!r}; choose {', '.join(_SCHEDULES)}")
         RobustTrainingSettings(data_weight=self.data_weight, feature_weight=self.feature_weight)
+
+    def schedule(self, space: SearchSpace) -> Schedule:
+        """The skip probabilities of each step."""
+        return _SCHEDULES[self.skip_schedule](self, space)
+
+
+_SCHEDULES: dict[str, Callable[[RobustSettings, SearchSpace], Schedule]] = {
+    "constant": lambda settings, space: constant(settings.skip_probability),
+    "ramp": lambda settings, space: ramp(settings.skip_probability, settings.training_steps // 3),
+    "by_depth": lambda settings, space: by_depth(space, 0.0, settings.skip_probability),
+    "sandwich": lambda settings, space: sandwich(settings.skip_probability),
+}
 
 
 @dataclass(frozen=True, kw_only=True)

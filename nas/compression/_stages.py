@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from nas._files import replacing
+from nas._files import remove_leftovers, replacing
 from nas._fingerprint import fingerprint_of_modules
 from nas.compression._inputs import Model
 from nas.compression._plan import Plan, standing_of
@@ -90,6 +90,7 @@ class Stage(ABC):
         return {**self.settings.options(), **kept, **self.inputs.accelerator()}
 
     def _keep(self, network: Any, name: str) -> None:
+        remove_leftovers(self.folder / name)
         with replacing(self.folder / name) as temporary:
             network.save_pretrained(temporary)
 
@@ -104,9 +105,9 @@ class RobustTraining(Stage):
         """See `Stage.work`."""
         inputs, settings = self.inputs, self.settings
         unet = copy.deepcopy(model.unet)
-        skip, seed = settings.skip_probability, self.recipe.seed
+        skip = settings.schedule(inputs.lut.space)
         log = robust_train(
-            Supernet(unet, inputs.lut.space, skip_probability=skip, seed=seed),
+            Supernet(unet, inputs.lut.space, skip_probability=skip, seed=self.recipe.seed),
             inputs.pipe.unet,
             inputs.data,
             scheduler=model.scheduler,

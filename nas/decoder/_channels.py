@@ -202,14 +202,14 @@ def importance(channels: ChannelSet, decoder: nn.Module, activity: Mapping[str, 
 
 def _energy(use: Use, decoder: nn.Module, activity: Mapping[str, Tensor] | None = None) -> Tensor:
     module = decoder.get_submodule(use.name)
-    energy = module.weight.double().transpose(0, use.dim).flatten(1).square().sum(1)
+    energy = module.weight.cpu().double().transpose(0, use.dim).flatten(1).square().sum(1)
     if use.dim == OUT and module.bias is not None:
-        energy = energy + module.bias.double().square()
+        energy = energy + module.bias.cpu().double().square()
     if activity is not None and use.dim == IN:
         return energy * activity[use.name]
     if use.norm is not None:
         norm = decoder.get_submodule(use.norm)
-        energy = energy * (norm.weight.double().square() + norm.bias.double().square())
+        energy = energy * (norm.weight.cpu().double().square() + norm.bias.cpu().double().square())
     return energy
 
 
@@ -217,7 +217,8 @@ def ranking(channels: ChannelSet, decoder: nn.Module, activity: Mapping[str, Ten
     """All channels `[n]`, those that matter most first; channels that are normalised together stay together."""
     size = group_size_of(channels, decoder)
     groups = importance(channels, decoder, activity).square().unflatten(0, (-1, size)).sum(1)
-    order = torch.sort(groups, descending=True, stable=True).indices
+    # Importance is computed on the CPU: not every accelerator has double precision.
+    order = torch.sort(groups, descending=True, stable=True).indices.to(next(decoder.parameters()).device)
     return (order[:, None] * size + torch.arange(size, device=order.device)).flatten()
 
 

@@ -65,8 +65,8 @@ def distil_decoder(
         gradient_clip: largest norm of the gradient.
         ema_decay: if given, the student ends with the moving average of its weights, which is what a falling learning
             rate would give.
-        accelerator: to train with many processes or in mixed precision; None trains in one process, where the student
-            is.
+        accelerator: for mixed precision and many processes; student and teacher are moved to its device. None: one
+            process, nothing is moved.
         checkpoint: a file to write every `every` steps and at the end. If it exists the run goes on from it, to the
             same weights bit for bit as without the interruption.
         every: steps between checkpoints.
@@ -95,8 +95,6 @@ def distil_decoder(
         gradient_clip=gradient_clip,
         ema_decay=ema_decay,
     )
-    if accelerator is not None and accelerator.device_placement:
-        student.to(accelerator.device)
     # Only the whole autoencoder is a diffusers model, which knows how to do this.
     with gradient_checkpoints(student, gradient_checkpointing):
         return train(

@@ -62,7 +62,7 @@ class GivenLatents:
             raise NasError(f"noise is {noise!r}; it must be a number of at least 0")
         if crop is not None and require_whole_number("crop", crop) > min(latents.shape[2:]):
             raise NasError(f"crop is {crop}; the latents have {latents.shape[2]} x {latents.shape[3]} rows and columns")
-        self.latents, self.noise, self.crop = latents.detach().float(), noise, crop
+        self.latents, self.noise, self.crop = latents.detach().float().cpu(), noise, crop
 
     def draw(self, step: int, *, batch_size: int, seed: int) -> Tensor:
         """See `LatentSource.draw`; without repetition where there are enough."""

@@ -58,7 +58,7 @@ def activity_of(vae: nn.Module, latents: Tensor) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
 
     def note(name: str, layer: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-        found[name] = _rows(args[0]).double().var(0, unbiased=False)
+        found[name] = _rows(args[0]).cpu().double().var(0, unbiased=False)
 
     with ExitStack() as stack, in_mode(vae, training=False):
         for name, module in vae.decoder.named_modules():
@@ -136,11 +136,11 @@ class _Fitter(_Recorder):
 def _solve(layer: nn.Module, inputs: Tensor, wanted: Tensor) -> None:
     """Least squares with a ridge towards the weights that the layer has."""
     weights = [layer.weight.flatten(1)] + ([] if layer.bias is None else [layer.bias[:, None]])
-    inherited = torch.cat(weights, 1).T.double().cpu()
+    inherited = torch.cat(weights, 1).T.cpu().double()
     unknowns = len(inherited)
     left, right = torch.zeros(unknowns, unknowns, dtype=torch.double), torch.zeros_like(inherited)
     for x, y in zip(inputs.split(_CHUNK), wanted.split(_CHUNK), strict=True):
-        x, y = x.double().cpu(), y.double().cpu()
+        x, y = x.cpu().double(), y.cpu().double()
         if layer.bias is not None:
             x = functional.pad(x, (0, 1), value=1.0)
         left += x.T @ x

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -24,6 +25,7 @@ from nas.latency._row import Row
 from nas.latency._timing import Timing
 from nas.latency._visits import Visits
 from nas.latency.devices import Device, Runnable
+from nas.latency.devices._coreml_runtime import described_units, units_of
 from nas.latency.devices._machine import versions
 from nas.search_space import SearchSpace
 from nas.unet import block_inputs, example_inputs, make_block, make_network, make_shortcut, torch_dtype
@@ -47,7 +49,7 @@ _SMALL_MB = 200
 _PASSES_OF_SMALL, _PASSES_OF_LARGE = 4, 3
 # Larger networks are not built as a whole: a table's rows take a small part of their memory. Networks of few of their
 # blocks are: to export and compile one takes three times its weights.
-_LARGEST_WHOLE_MB, _LARGEST_PART_MB = 4096, 1600
+_LARGEST_WHOLE_MB, _LARGEST_PART_MB = 4096, 1200
 # Random networks that are measured as wholes beside the full one: their median outvotes one that was disturbed.
 _RANDOM_WHOLES, _SEED_OF_WHOLES = 4, 20_231
 
@@ -116,7 +118,8 @@ class Built:
         wholes: networks measured end to end, by architecture; small ones only where the full one is too large for that.
         provenance: device, workload and conditions; among them "attention", the attention processors as diffusers calls
             them, and "loading_seconds", which the device spent on what it loads: exporting and compiling where it
-            does, else copying; of a measurement that was interrupted, since then.
+            does, else copying; of a measurement that was interrupted, since then. Where a device says on which units
+            operations run, "operations" of all that was loaded.
     """
 
     rows: dict[str, Row]
@@ -156,14 +159,14 @@ def build(
     bench = bench_on(device, workload.precision, replace(timing, passes=passes), keep_mb=keep_mb)
     plan = Plan.of(space, workload, home=device.home, copies=copies, bundle_mb=device.bundle_mb)
     loading = _Loading(space, workload, device)
-    loaders = {name: partial(loading.load, make, alone=name in plan.networks) for name, make in plan.subjects.items()}
+    loaders = {
+        name: partial(loading.load, name, make, alone=name in plan.networks) for name, make in plan.subjects.items()
+    }
     kept = Visits(Path(visits), _title(space, workload, device, bench.timing)) if visits else None
     rows = bench.measure_all(
         loaders, description=f"Measuring {space.name} on {device.name}", twice=plan.networks, visits=kept
     )
-    if kept:
-        kept.remove()
-    found = {"attention": attention_of(space), "loading_seconds": round(loading.seconds, 3)}
+    found = {"attention": attention_of(space), "loading_seconds": round(loading.seconds, 3), **loading.placement()}
     provenance = provenance_of(device, workload, bench, **found, **canary_provenance())
     return Built.of(rows, provenance, wholes=plan.wholes, bundles=plan.bundles)
 
@@ -257,13 +260,14 @@ def _shortcut(block: Block, workload: Workload) -> Subject:
 
 
 class _Loading:
-    """Puts modules of one space on a device, and notes how long the device took."""
+    """Puts modules of one space on a device, and notes how long the device took and where it runs them."""
 
     def __init__(self, space: SearchSpace, workload: Workload, device: Device) -> None:
         self._space, self._workload, self._device = space, workload, device
+        self._units: dict[str, Counter[str]] = {}
         self.seconds = 0.0
 
-    def load(self, make: Callable[[], Subject], *, alone: bool = False) -> Runnable:
+    def load(self, name: str, make: Callable[[], Subject], *, alone: bool = False) -> Runnable:
         """Make a module and load it: one instance of what runs alone, else as many as its weights ask for."""
         module, args, kwargs = subject = _made(make, self._workload)
         device, precision = self._device, self._workload.precision
@@ -272,7 +276,13 @@ class _Loading:
         start = perf_counter()
         runnable = device.load(module, args, kwargs, precision=precision, instances=instances)
         self.seconds += perf_counter() - start
+        if name not in self._units and hasattr(runnable, "placement"):
+            self._units[name] = units_of(runnable)
         return runnable
+
+    def placement(self) -> dict[str, str]:
+        """For the provenance; nothing of a device that does not place operations on units."""
+        return {"operations": described_units(self._units.values())} if self._units else {}
 
 
 def attention_of(space: SearchSpace) -> str:

@@ -85,7 +85,7 @@ class LatencyTable:
         height: int | None = None,
         width: int | None = None,
         context_length: int | None = None,
-        precision: str = "fp32",
+        precision: str | None = None,
         threads: int | None = None,
         copies: bool = True,
         timing: Timing | None = None,
@@ -100,12 +100,12 @@ class LatencyTable:
             height: rows of the latent; the space's own when None.
             width: columns of the latent; the space's own when None.
             context_length: tokens of the text; the space's own when None.
-            precision: "fp32", "fp16" or "bf16".
+            precision: "fp32", "fp16" or "bf16"; the device's usual one when None, which is fp16 for Core ML.
             threads: CPU threads; as torch is set when None.
             copies: also measure what copies of blocks cost.
             timing: how long to measure.
-            visits: file for all that is measured, as it is measured; an interrupted measurement goes on from there. It
-                is removed when everything is measured.
+            visits: file for all that is measured, as it is measured; an interrupted measurement goes on from there.
+                Remove it when the table is saved: from a complete one the same table is made once more.
 
         Raises:
             DeviceError: the device is not here, or cannot run a block.
@@ -115,8 +115,8 @@ class LatencyTable:
         from nas.latency._building import build
 
         size = {"height": height, "width": width, "context_length": context_length}
-        workload = Workload.of(space, batch_size=batch_size, precision=precision, **size)
         device = as_device(device, threads=threads)
+        workload = Workload.of(space, batch_size=batch_size, precision=precision or device.usual_precision, **size)
         built = build(space, workload, device, copies=copies, timing=timing or Timing(), visits=visits)
         return cls(space, workload, built.rows, built.base, built.provenance, wholes=built.wholes)
 

@@ -49,13 +49,6 @@ class Visits:
         """Write down what a visit found, at once."""
         self._append(json.dumps({"name": name, "samples": [vars(sample) for sample in samples]}))
 
-    def remove(self) -> None:
-        """Remove the file: the measurement is complete, and the next one is to be another."""
-        try:
-            self._path.unlink(missing_ok=True)
-        except OSError as error:
-            raise StorageError(f"cannot remove {self._path}: {error.strerror or error}") from error
-
     def _complete_lines(self, header: str) -> list[str]:
         try:
             if not self._path.exists():

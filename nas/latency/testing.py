@@ -43,6 +43,7 @@ class FakeDevice:
     working_set_mb = 0.0
     min_instances = 1
     keep_mb = 0.0
+    usual_precision = "fp32"
 
     def __init__(
         self,
@@ -109,6 +110,14 @@ def check_provenance(device: Device) -> None:
     assert all(isinstance(value, str | int | float) for value in found.values())
 
 
+def check_attributes(device: Device) -> None:
+    """What a table's plan depends on is there, and makes sense."""
+    torch.empty(0, device=device.home)
+    assert device.min_instances >= 1
+    assert min(device.working_set_mb, device.bundle_mb, device.keep_mb) >= 0
+    _run_or_refuse(device, _example(), device.usual_precision, refusable=False)
+
+
 def check_times(device: Device) -> None:
     """Every execution takes a positive, finite time."""
     runnable = device.load(*_example(), precision="fp32")
@@ -119,8 +128,6 @@ def check_instances(device: Device) -> None:
     """More instances than executions, or fewer, make no difference to the caller."""
     runnable = device.load(*_example(), precision="fp32", instances=3)
     assert all(runnable.run_ms() > 0 for _ in range(4))
-    assert device.min_instances >= 1
-    assert device.working_set_mb >= 0
 
 
 def check_inputs(device: Device) -> None:
@@ -183,19 +190,22 @@ def check_unknown_precision(device: Device) -> None:
     assert "fp7" in message
 
 
-def _run_or_refuse(device: Device, example: tuple[nn.Module, Any, Any], precision: str) -> None:
+def _run_or_refuse(
+    device: Device, example: tuple[nn.Module, Any, Any], precision: str, *, refusable: bool = True
+) -> None:
     module, args, kwargs = example
     refusal = None
     try:
         device.load(module, args, kwargs, precision=precision).run_ms()
     except DeviceError as error:
         refusal = str(error)
-    assert refusal is None or precision != "fp32", "fp32 was refused"
+    assert refusal is None or (refusable and precision != "fp32"), f"{precision} was refused: {refusal}"
     assert refusal is None or precision in refusal, f"{precision} was refused without naming it"
 
 
 DEVICE_CHECKS: tuple[Callable[[Device], None], ...] = (
     check_provenance,
+    check_attributes,
     check_times,
     check_instances,
     check_inputs,

@@ -99,7 +99,7 @@ class ClipScore:
         require_fit(unet, self._pipe.unet)
         started = time.perf_counter()
         parts = [self._cosines(unet, rows) for rows in self._batches(len(self.prompts))]
-        values = finite_or(torch.cat(parts).double().cpu().numpy(), WORST_COSINE)
+        values = finite_or(torch.cat(parts).cpu().double().numpy(), WORST_COSINE)
         return Score.of(values, seconds=time.perf_counter() - started)
 
     def images(self, unet: nn.Module, prompts: Sequence[str] | None = None) -> np.ndarray:

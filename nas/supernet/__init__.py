@@ -5,7 +5,7 @@
 from diffusers import ModelMixin  # noqa: F401
 
 from nas.supernet._evolved import EvolvedUNet
-from nas.supernet._schedules import by_depth, constant, ramp, sandwich
+from nas.supernet._schedules import Schedule, by_depth, constant, ramp, sandwich
 from nas.supernet._supernet import Supernet
 
-__all__ = ["EvolvedUNet", "Supernet", "by_depth", "constant", "ramp", "sandwich"]
+__all__ = ["EvolvedUNet", "Schedule", "Supernet", "by_depth", "constant", "ramp", "sandwich"]

@@ -46,6 +46,8 @@ class TrainingData:
         if self.empty_context.shape != (1, *self.contexts.shape[1:]):
             raise _wrong_shape("empty_context", self.empty_context, "1 x {} x {}".format(*self.contexts.shape[1:]))
         for name in ("latents", "contexts", "empty_context"):
+            # Noise and samples are drawn on the CPU; a step's batch is moved to its network.
+            object.__setattr__(self, name, getattr(self, name).cpu())
             if not torch.isfinite(getattr(self, name)).all():
                 raise NasError(f"{name} holds values that are not finite; sample the data again")
 

@@ -53,7 +53,8 @@ def step_timesteps(timesteps: Tensor, steps: int, *, total: int = 1000) -> tuple
     # At the last step the end lies below 0 and so may the middle; the teacher must still make two steps of it.
     end = (timesteps - stride).clamp_min(-1)
     middle = torch.maximum(timesteps - stride // 2, end + 1)
-    return middle, end
+    # From timestep 0, which leading and linspace spacings have, the first step is all there is.
+    return torch.minimum(middle, timesteps - 1), end
 
 
 def consistency_timesteps(
@@ -91,7 +92,8 @@ def two_steps(
         alphas_cumprod: squared signal amplitudes of the schedule `[n]`.
         timesteps: t `[b]`.
         middle: t' `[b]`.
-        end: t'' `[b]`, below 0 for the end of sampling. Where it is the middle too, the second step stands still.
+        end: t'' `[b]`, below 0 for the end of sampling, and less noisy than the start (see `moves`). Where it is the
+            middle too, the second step stands still.
         like: the latents.
         final: squared signal amplitude at the end of sampling, a scheduler's `final_alpha_cumprod`.
 
@@ -99,18 +101,40 @@ def two_steps(
         NasError: timesteps that do not descend or are not of the schedule.
     """
     inside = (timesteps < len(alphas_cumprod)) & ((middle >= 0) | (middle == end))
-    if not bool(((timesteps > middle) & (middle >= end) & inside).all()):
+    right = (timesteps > middle) & (middle >= end) & inside
+    if not bool(right.all()):
+        wrong = [few(each[~right]) for each in (timesteps, middle, end)]
         raise NasError(
-            f"timesteps {few(timesteps)}, {few(middle)}, {few(end)} do not descend within the schedule's "
+            f"timesteps {wrong[0]}, {wrong[1]}, {wrong[2]} do not descend within the schedule's "
             f"{len(alphas_cumprod)}; only the last may lie below 0"
+        )
+    moving = moves(alphas_cumprod, timesteps, end, final=final)
+    if not bool(moving.all()):
+        raise NasError(
+            f"a step from {few(timesteps[~moving])} to {few(end[~moving])} ends where it starts: the schedule's end of "
+            "sampling is as noisy as its first timestep; leave those timesteps out"
         )
     return TwoSteps(*(_level(alphas_cumprod, place, like, final) for place in (timesteps, middle, end)))
 
 
+def moves(alphas_cumprod: Tensor, timesteps: Tensor, end: Tensor, *, final: float | Tensor = 1.0) -> Tensor:
+    """For which samples the end is less noisy than the start `[b]`.
+
+    Where a schedule's end of sampling is as noisy as its timestep 0, as Stable Diffusion's is with
+    `set_alpha_to_one=False`, a step from there stands still, whatever a network says: there is nothing to learn.
+    """
+    return _signal(alphas_cumprod, end, final) > _signal(alphas_cumprod, timesteps, final)
+
+
+def _signal(alphas_cumprod: Tensor, timesteps: Tensor, final: float | Tensor) -> Tensor:
+    """Squared amplitudes `[b]`."""
+    signal = alphas_cumprod.to(timesteps.device)[timesteps.clamp_min(0)]
+    return torch.where(timesteps < 0, torch.as_tensor(final).to(signal), signal)
+
+
 def _level(alphas_cumprod: Tensor, timesteps: Tensor, like: Tensor, final: float | Tensor) -> Level:
     dtype, timesteps = torch.promote_types(like.dtype, torch.float32), timesteps.to(like.device)
-    signal = alphas_cumprod.to(like.device, dtype)[timesteps.clamp_min(0)]
-    signal = torch.where(timesteps < 0, torch.as_tensor(final, device=like.device, dtype=dtype), signal)
+    signal = _signal(alphas_cumprod, timesteps, final).to(dtype)
     signal = signal.view(-1, *[1] * (like.ndim - 1))
     return Level(timesteps, signal.sqrt(), (1 - signal).sqrt())
 

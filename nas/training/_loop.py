@@ -92,9 +92,10 @@ def train(
         settings: the numbers; all of them are part of the run's identity.
         steps: in all, those before an interruption included; 0 does nothing.
         identity: what else decides the weights (fingerprints of data and teacher): a checkpoint made with something
-            else is refused. Numbers, texts, None.
-        accelerator: of many processes and mixed precision, for this training alone: it is emptied at the end. None: one
-            process, nothing is moved.
+            else, or that began with other weights of the network, is refused. Numbers, texts, None.
+        accelerator: of many processes and mixed precision, for this training alone: it is emptied at the end. Unless it
+            says otherwise, the network and what its objective runs besides are moved to its device. None: one process,
+            nothing is moved.
         checkpoint: a file to write every `every` steps and at the end, by the main process. If it exists, the run goes
             on from it, to the same weights bit for bit as without the interruption.
         every: steps between checkpoints.
@@ -111,14 +112,16 @@ def train(
     Raises:
         ModelError: the checkpoint is unsuitable, or the network cannot do gradient checkpointing.
         NasError: a number makes no sense, or there is not enough memory.
-        SearchError: the checkpoint is of a run with other settings.
+        SearchError: the checkpoint is of a run with other settings or other weights, or is longer.
     """
     if require_whole_number("steps", steps, least=0) == 0:
         return TrainingLog()
     started = time.perf_counter()
     accelerator = OneProcess() if accelerator is None else accelerator
     if accelerator.device_placement:
-        network.to(accelerator.device)
+        # A teacher that stayed on the CPU would be run there, in every step.
+        for module in (network, *getattr(objective, "others", ())):
+            nn.Module.to(module, accelerator.device)
     warn_of_emulated_bf16(network, accelerator)
     parts = parts_of(settings.batch_size, accelerator, require_whole_number("accumulate", accumulate))
     memory = None
@@ -126,7 +129,8 @@ def train(
         memory = memory_checked(
             network, objective, settings, parts, accelerator, gradient_checkpointing=gradient_checkpointing
         )
-    run = Run(network, settings, {**asdict(settings), **(identity or {})}, checkpoint, every, accelerator)
+    identity = {**asdict(settings), **(identity or {})}
+    run = Run(network, settings, steps, identity, checkpoint, every, accelerator)
     # Nobody trains, and so writes, before everybody has read.
     accelerator.wait_for_everyone()
     if run.step < steps:

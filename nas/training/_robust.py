@@ -78,7 +78,8 @@ def robust_train(
         weight_decay: of AdamW.
         gradient_clip: largest norm of the gradient.
         ema_decay: if given, the weights at the end are their exponential moving average.
-        accelerator: for mixed precision and many processes; a plain one that moves nothing when None.
+        accelerator: for mixed precision and many processes; networks and teacher are moved to its device. None: one
+            process, nothing is moved.
         checkpoint: a file to write every `every` steps and at the end. If it exists the run goes on from it, to the
             same weights bit for bit as without the interruption.
         every: steps between checkpoints.

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from nas._files import remove_leftovers
-from nas.errors import ModelError
+from nas._fingerprint import VALUES_PER_TENSOR, fingerprint_of_tensors
+from nas.errors import ModelError, SearchError
 from nas.sampling import require_whole_number
 from nas.training._checkpoint import load_checkpoint, save_checkpoint
 from nas.training._settings import Settings, make_optimizer
@@ -21,20 +22,23 @@ class Run:
     Args:
         network: trained in place; parameters that need no gradient are left out.
         settings: of the training.
-        identity: what a checkpoint must have been made with, so that going on from it is going on with the same run.
+        steps: in all, those of the checkpoint included.
+        identity: what a checkpoint must have been made with, so that going on from it is going on with the same run;
+            the weights that the network has now are part of it without being named.
         path: of the checkpoint; None for none.
         every: steps between checkpoints.
         accelerator: only its main process writes; every process reads.
 
     Raises:
         ModelError: the checkpoint is damaged or of another network.
-        SearchError: it is of a run with another identity.
+        SearchError: it is of a run with another identity, that began with other weights, or is longer.
     """
 
     def __init__(
         self,
         network: nn.Module,
         settings: Settings,
+        steps: int,
         identity: dict[str, Any],
         path: str | os.PathLike[str] | None,
         every: int,
@@ -46,9 +50,10 @@ class Run:
         self.optimizer = make_optimizer(self.parameters, settings)
         self.losses: dict[str, list[float]] = {}
         self._average = [] if settings.ema_decay is None else [_whole(p).clone() for p in self.parameters]
+        self._start = None if path is None else _fingerprint(network.state_dict())
         if path is not None and accelerator.is_main_process:
             remove_leftovers(path)
-        self._resume()
+        self._resume(steps)
 
     @property
     def step(self) -> int:
@@ -83,6 +88,7 @@ class Run:
         scaler = self._accelerator.scaler  # of gradients in fp16
         return {
             "settings": self._identity,
+            "start": self._start,
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "average": self._average,
@@ -90,11 +96,13 @@ class Run:
             "scaler": None if scaler is None else scaler.state_dict(),
         }
 
-    def _resume(self) -> None:
+    def _resume(self, steps: int) -> None:
         state = load_checkpoint(self._path, self._identity)
         if state is None:
             return
         try:
+            self._require_same(state, steps)
+            self._start = state["start"]
             self.network.load_state_dict(state["network"])
             self.optimizer.load_state_dict(state["optimizer"])
             self._average = [kept.copy_(saved) for kept, saved in zip(self._average, state["average"], strict=True)]
@@ -103,6 +111,28 @@ class Run:
                 self._accelerator.scaler.load_state_dict(state["scaler"])
         except (RuntimeError, ValueError, KeyError, AttributeError) as error:
             raise ModelError(f"the checkpoint {self._path} is of another network; give another path") from error
+
+    def _require_same(self, state: dict[str, Any], steps: int) -> None:
+        """Refuse a run that began elsewhere, before the network is changed."""
+        reached, averaged = state["network"], dict(state["network"])
+        names = (name for name, parameter in self.network.named_parameters() if parameter.requires_grad)
+        for name, average in zip(names, state["average"], strict=False):
+            averaged[name] = average.to(reached[name].dtype)
+        # Who calls again with the network as a run left it, to train it longer, goes on with that run, too.
+        if self._start not in (state["start"], _fingerprint(reached), _fingerprint(averaged)):
+            raise SearchError(
+                f"the checkpoint {self._path} is of a run that began with other weights; train the network that it "
+                "began with, delete it, or give another path"
+            )
+        if (done := len(state["losses"]["loss"])) > steps:
+            raise SearchError(
+                f"the checkpoint {self._path} has {done} steps, more than the {steps} asked for; delete it or give "
+                "another path"
+            )
+
+
+def _fingerprint(weights: dict[str, Tensor]) -> str:
+    return fingerprint_of_tensors(sorted(weights.items()), leading=VALUES_PER_TENSOR)
 
 
 def _whole(parameter: nn.Parameter) -> Tensor:

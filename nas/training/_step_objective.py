@@ -29,6 +29,7 @@ from nas.training.step_distillation import (
     draw_guidance,
     guidance_gain,
     guided_steps,
+    moves,
     original_weight,
     plain_and_guided,
     step_loss,
@@ -209,7 +210,12 @@ class StepObjective:
 
     def _drawn(self) -> Tensor:
         """The timesteps that are learned at."""
-        return self.grid
+        return self._moving(self.grid)
+
+    def _moving(self, timesteps: Tensor) -> Tensor:
+        """Those from where a step leads anywhere."""
+        _, end = self._places(timesteps)
+        return timesteps[moves(self.scheduler.alphas_cumprod, timesteps, end, final=self.scheduler.final_alpha_cumprod)]
 
     def _places(self, timesteps: Tensor) -> tuple[Tensor, Tensor]:
         """Where the two steps that make the target land."""
@@ -252,10 +258,8 @@ class ConsistencyObjective(StepObjective):
     """
 
     def _drawn(self) -> Tensor:
-        every = torch.arange(int(self.grid.max()) + 1)
-        _, end = self._places(every)
         # Of spacings that do not divide the schedule evenly some timesteps lie between two of diffusers' steps.
-        return every[every > end]
+        return self._moving(torch.arange(int(self.grid.max()) + 1))
 
     def _places(self, timesteps: Tensor) -> tuple[Tensor, Tensor]:
         total = len(self.scheduler.alphas_cumprod)

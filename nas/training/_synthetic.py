@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,9 @@ from nas.sampling import (
     sample_latents,
 )
 from nas.training._data import TrainingData, saved_identity
+
+# Of a large model a batch takes minutes: what an interruption may cost at most.
+_SECONDS_BETWEEN_SAVES = 60.0
 
 
 def synthetic_data(
@@ -47,7 +52,8 @@ def synthetic_data(
         guidance_scale: guidance of the samples.
         seed: of the noise.
         batch_size: prompts at a time.
-        path: a file to keep the data in: read when it holds this very data, else written.
+        path: a file to keep the data in: read when it holds this very data, else written. Until all is sampled, what
+            there is is kept beside it once a minute, and an interrupted call goes on from there.
 
     Returns:
         The data, on the CPU in float32.
@@ -65,19 +71,54 @@ def synthetic_data(
     identity = " ".join(map(str, (*made_of, *sampling)))
     if path is not None and Path(path).exists() and saved_identity(path) == identity:
         return TrainingData.load(path)
-    data = _sample(pipe, teacher, prompts, batch_size, seed, steps=steps, guidance_scale=guidance_scale)
-    if path is not None:
-        data.save(path, identity=identity)
+    kept = None if path is None else _Kept(Path(path), identity)
+    data = _sample(pipe, teacher, prompts, batch_size, seed, kept, steps=steps, guidance_scale=guidance_scale)
+    if kept is not None:
+        data.save(kept.path, identity=identity)
+        kept.beside.unlink(missing_ok=True)
     return data
 
 
+@dataclass(frozen=True)
+class _Kept:
+    """A file for the data, and one beside it for what there is of them."""
+
+    path: Path
+    identity: str
+
+    @property
+    def beside(self) -> Path:
+        return self.path.with_name(f"{self.path.name}.part")
+
+    def read(self) -> list[torch.Tensor]:
+        """The latents that there are."""
+        if not self.beside.exists() or saved_identity(self.beside) != self.identity:
+            return []
+        return [TrainingData.load(self.beside).latents]
+
+
 def _sample(
-    pipe: Any, teacher: nn.Module, prompts: list[str], batch_size: int, seed: int, **sampling: Any
+    pipe: Any,
+    teacher: nn.Module,
+    prompts: list[str],
+    batch_size: int,
+    seed: int,
+    kept: _Kept | None,
+    **sampling: Any,
 ) -> TrainingData:
     contexts, empty, shape = encode_prompts(pipe, prompts), encode_empty(pipe), latent_shape(pipe)
-    parts = []
-    for start in track(range(0, len(prompts), batch_size), description="sampling the teacher"):
+
+    def data_of(latents: list[torch.Tensor]) -> TrainingData:
+        known = torch.cat(latents)
+        return TrainingData(known, contexts[: len(known)].float().cpu(), empty.float().cpu())
+
+    parts, saved = [] if kept is None else kept.read(), time.monotonic()
+    first = sum(map(len, parts))
+    for start in track(range(first, len(prompts), batch_size), description="sampling the teacher"):
         batch = contexts[start : start + batch_size]
         noise = prompt_noise(len(batch), shape, seed=seed, first=start)
         parts.append(sample_latents(teacher, pipe.scheduler, batch, empty, noise, **sampling).float().cpu())
-    return TrainingData(torch.cat(parts), contexts.float().cpu(), empty.float().cpu())
+        if kept is not None and time.monotonic() - saved >= _SECONDS_BETWEEN_SAVES:
+            data_of(parts).save(kept.beside, identity=kept.identity)
+            saved = time.monotonic()
+    return data_of(parts)

@@ -48,7 +48,7 @@ from nas.training._guided import (
     guided,
     plain_and_guided,
 )
-from nas.training._levels import Level, TwoSteps, consistency_timesteps, few, step_timesteps, two_steps
+from nas.training._levels import Level, TwoSteps, consistency_timesteps, few, moves, step_timesteps, two_steps
 from nas.training.losses import clean_from_v, data_loss, noise_from_v, v_target
 
 Steps = Callable[[Tensor, Level, Level], Tensor]
@@ -75,6 +75,7 @@ __all__ = [
     "guidance_gain",
     "guided",
     "guided_steps",
+    "moves",
     "original_loss",
     "original_weight",
     "plain_and_guided",

@@ -81,6 +81,14 @@ def test_a_pipeline_and_its_report(compress: Run, tmp_path: Path) -> None:
     assert str(tmp_path / "run" / "pipeline") in text
 
 
+def test_a_missed_budget_is_said(compress: Run) -> None:
+    # By the table the full network takes a few ms; "measured" it takes 20.
+    command = {"image_budget_ms": 50, "step_distillation": False, "evaluation": False}
+    document = compress("--json", **command).document
+    assert (document["within_budget"], document["after"]["total_ms"]) == (False, pytest.approx(6 + 2 * 20.5 + 10))
+    assert "the budget is missed: an image takes 57.00 ms, 14.0% more" in compress(**command).out
+
+
 def test_another_folder_and_no_evaluation(compress: Run, tmp_path: Path) -> None:
     document = compress("--json", "--out", tmp_path / "other", evaluation=False, step_distillation=False).document
     assert document["pipeline"] == str(tmp_path / "other" / "pipeline")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import yaml
 from nas import LatencyTable, SearchSpace
 from nas.cli._lut import DEVICES
 from nas.demo import SMOKE
+from nas.errors import StorageError
 from nas.latency.devices import device_names
 
 Run = Callable[..., object]
@@ -50,6 +52,26 @@ def table(nas_command: Run, small_space: Path, tmp_path: Path) -> Path:
     path = tmp_path / "lut.yaml"
     assert nas_command("lut", "build", "--space", small_space, "--threads", 1, "--out", path).status == 0
     return path
+
+
+def test_what_was_measured_is_not_lost_when_the_table_cannot_be_written(
+    nas_command: Run, small_space: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full_disk(*_: object) -> None:
+        raise StorageError("no space left")
+
+    command = "lut", "build", "--space", small_space, "--threads", 1, "--out", tmp_path / "lut.yaml"
+    with monkeypatch.context() as patched:
+        patched.setattr(LatencyTable, "save", full_disk)
+        assert nas_command(*command).status == 1
+    visits = tmp_path / "lut.yaml.visits"
+    kept = [json.loads(line) for line in visits.read_text().splitlines()]
+    assert nas_command(*command).status == 0
+    times_ms = [
+        round(sample["time_ms"], 6) for each in kept[1:] if each["name"] == "base" for sample in each["samples"]
+    ]
+    assert LatencyTable.load(tmp_path / "lut.yaml").base_ms in times_ms
+    assert not visits.exists(), "the next measurement is to be a new one"
 
 
 def test_build_writes_a_table_that_loads(nas_command: Run, small_space: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
 from conftest_pipeline import make_scheduler
 from diffusers import DDIMScheduler, DiffusionPipeline, StableDiffusionPipeline, UNet2DConditionModel
 from small_compression import (
@@ -29,11 +30,13 @@ from small_compression import (
 )
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from nas import EvolvedUNet, ImageLatency, LatencyTable
+import nas.compression._stages as stages
+from nas import EvolvedUNet, ImageLatency, LatencyTable, Supernet
 from nas.compression import Compression, DataSettings, EvaluationSettings, JudgeSettings
 from nas.decoder import SlimAutoencoderKL
-from nas.errors import BudgetError, DeviceError, NasError, SearchError, TableError
+from nas.errors import BudgetError, DeviceError, ModelError, NasError, SearchError, TableError
 from nas.quality import ClipScore
+from nas.supernet._schedules import probabilities_at
 from nas.unet import folded_width
 
 Compress = Callable[..., Compression]
@@ -281,6 +284,50 @@ def test_mixed_precision(whole: Compression, compress: Compress, tmp_path: Path)
     assert torch.isfinite(picture).all()
     assert weights(result).keys() == weights(whole).keys()
     assert weights(result) != weights(whole)
+
+
+def test_several_processes_are_refused(compress: Compress, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(NasError, match="runs in one process"):
+        compress(tmp_path / "run")
+
+
+def test_what_steps_cannot_be_distilled_of_is_refused_at_once(
+    compress: Compress, tmp_path: Path, tiny_pipeline: StableDiffusionPipeline
+) -> None:
+    pipe = copy.copy(tiny_pipeline)
+    pipe.scheduler = make_scheduler(prediction_type="sample", rescale_betas_zero_snr=False)
+    with pytest.raises(ModelError, match="predicts 'sample'"):
+        compress(tmp_path / "run", pipeline=pipe)
+
+
+def test_a_second_precision_in_one_process_is_refused_at_once(compress: Compress, tmp_path: Path) -> None:
+    Accelerator(cpu=True, mixed_precision="no")
+    with pytest.raises(NasError, match=r"cannot train in bf16 here.* start another one"):
+        compress(tmp_path / "run", mixed_precision="bf16")
+
+
+@pytest.mark.parametrize("schedule", ["ramp", "by_depth", "sandwich"])
+def test_skip_schedules_can_be_asked_for(
+    compress: Compress, tmp_path: Path, schedule: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, train = [], stages.robust_train
+
+    def watched(supernet: Supernet, *arguments: object, **options: object) -> object:
+        seen.append([probabilities_at(supernet.skip_schedule, step, supernet.space) for step in (0, 2)])
+        return train(supernet, *arguments, **options)
+
+    monkeypatch.setattr(stages, "robust_train", watched)
+    robust = replace(ROBUST, training_steps=6, skip_probability=0.5, skip_schedule=schedule)
+    compress(tmp_path / "run", **{**NOTHING, "robust_training": robust})
+    ((first, later),) = seen
+    if schedule == "ramp":
+        assert (max(first[0].values()), max(later[0].values())) == (0.0, 0.5)
+    if schedule == "by_depth":
+        assert first == later
+        assert [*first[0].values()][:: len(first[0]) - 1] == [0.0, 0.5]
+    if schedule == "sandwich":
+        assert [max(path.values()) for path in first] == [0.0, 1.0, 0.5, 0.5]
 
 
 @pytest.fixture

@@ -81,6 +81,7 @@ timing: {passes: 2}
         (LEAST + "evolution: {train_steps: 1e3}\n", ["evolution.train_steps is '1e3'"]),
         (LEAST + "evolution: {margin: 2}\n", ["evolution.margin is 2"]),
         (LEAST + "robust_training: {skip_probability: 3}\n", ["skip_probability is 3"]),
+        (LEAST + "robust_training: {skip_schedule: steep}\n", ["skip_schedule is 'steep'", "ramp, by_depth"]),
         (LEAST + "robust_training: {data_weight: -3}\n", ["data_weight is -3"]),
         (LEAST + "evaluation: {guidance_scales: [-1]}\n", ["guidance_scales are [-1]"]),
         (LEAST + "evaluation: {guidance_scales: 5}\n", ["guidance_scales are 5"]),

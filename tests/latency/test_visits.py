@@ -56,13 +56,6 @@ def test_one_that_failed_before_its_first_visit_is_in_nobodys_way(tmp_path: Path
     assert Visits(path, "that one").replay("row") == TWO
 
 
-def test_a_finished_one_leaves_nothing(tmp_path: Path) -> None:
-    visits = Visits(tmp_path / "visits.jsonl", "this one")
-    visits.keep("base", ONE)
-    visits.remove()
-    assert list(tmp_path.iterdir()) == []
-
-
 @pytest.mark.parametrize("content", ["no measurement, no line", "no measurement\nbut lines\n", "half a\nline", "\xff"])
 def test_a_file_of_something_else_is_left_as_it_is(tmp_path: Path, content: str) -> None:
     path = tmp_path / "notes"

@@ -16,7 +16,8 @@ from schedules import scheduler_of
 
 from nas import NasError
 from nas.sampling import sample_latents
-from nas.training import Batches, distil_steps
+from nas.training import Batches, StepDistillationSettings, distil_steps
+from nas.training._step_objective import ConsistencyObjective, StepObjective
 from nas.training.step_distillation import consistency_timesteps, guided_steps, target_of_steps, two_steps
 from nas.unet import fold_guidance, guidance_embedding
 
@@ -160,6 +161,23 @@ def test_the_loss_is_that_of_the_formulas(small_unet, teacher, training_data, w,
                 v = w * v + (1 - w) * small_unet(z, timestep, empty).sample
         errors.append(max((a / s) ** 2, 1) * (a * z - s * v - target).square().mean().item())
     assert log.losses == pytest.approx([np.mean(errors)], rel=1e-3)
+
+
+@pytest.mark.parametrize("teacher_steps", [None, 64], ids=["two steps", "consistency"])
+@pytest.mark.parametrize("spacing", ["trailing", "leading"])
+@pytest.mark.parametrize("to_one", [False, True])
+def test_every_timestep_that_is_drawn_can_be_learned_at(
+    small_unet, teacher, training_data, teacher_steps, spacing, to_one
+):
+    """Stable Diffusion's schedules end at the noise of timestep 0, from where a step then leads nowhere."""
+    scheduler = make_scheduler(set_alpha_to_one=to_one, timestep_spacing=spacing, steps_offset=0)
+    settings = StepDistillationSettings(student_steps=STEPS, teacher_steps=teacher_steps)
+    make = StepObjective if teacher_steps is None else ConsistencyObjective
+    drawn = make(teacher, training_data, scheduler, settings).batches.timesteps
+    assert (0 in drawn) == (to_one and (teacher_steps is not None or spacing == "leading"))
+    options = {"scheduler": scheduler, "student_steps": STEPS, "teacher_steps": teacher_steps}
+    log = distil_steps(small_unet, teacher, training_data, **options, steps=2, batch_size=10, seed=53)
+    assert np.isfinite(log.losses).all()
 
 
 def test_it_comes_closer_to_the_pictures_of_many_steps(small_unet, training_data):

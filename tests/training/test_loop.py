@@ -11,6 +11,7 @@ from torch import nn
 
 from nas.errors import ModelError, SearchError
 from nas.training import Settings, train
+from nas.training._processes import OneProcess
 from nas.training.losses import data_loss
 
 POINTS = torch.linspace(-1, 1, 12)[:, None]
@@ -88,6 +89,54 @@ def test_a_checkpoint_knows_what_it_is_of(tmp_path):
     assert torch.equal(second.weight, whole.weight)
     with pytest.raises(SearchError, match="points = 'twelve', this one has 'ten'"):
         train(second, objective, SETTINGS, steps=6, identity={"points": "ten"}, checkpoint=path)
+
+
+def test_another_networks_checkpoint_leaves_this_one_as_it_is(tmp_path):
+    path, other = tmp_path / "run.pt", line()
+    train(line(), objective, SETTINGS, steps=2, checkpoint=path)
+    with torch.no_grad():
+        other.weight.mul_(3)
+    before = copy.deepcopy(other.state_dict())
+    with pytest.raises(SearchError, match="began with other weights"):
+        train(other, objective, SETTINGS, steps=4, checkpoint=path)
+    assert all(torch.equal(other.state_dict()[name], value) for name, value in before.items())
+
+
+def test_a_longer_checkpoint_is_not_taken_for_a_shorter_run(tmp_path):
+    path, network = tmp_path / "run.pt", line()
+    train(line(), objective, SETTINGS, steps=3, checkpoint=path)
+    with pytest.raises(SearchError, match="has 3 steps, more than the 2 asked for"):
+        train(network, objective, SETTINGS, steps=2, checkpoint=path)
+    assert torch.equal(network.weight, line().weight)
+
+
+@pytest.mark.parametrize("ema_decay", [None, 0.9])
+def test_who_has_kept_the_network_trains_it_longer(tmp_path, ema_decay):
+    path, settings = tmp_path / "run.pt", Settings(batch_size=12, learning_rate=0.1, ema_decay=ema_decay)
+    whole, network = line(), line()
+    expected = train(whole, objective, settings, steps=5)
+    train(network, objective, settings, steps=3, checkpoint=path)
+    assert train(network, objective, settings, steps=5, checkpoint=path).losses == expected.losses
+    assert torch.equal(network.weight, whole.weight)
+
+
+def test_an_accelerator_has_the_teacher_moved_as_well(monkeypatch):
+    """A teacher that stayed on the CPU would be run there, while its student learns on a GPU."""
+
+    class Placing(OneProcess):
+        device_placement, device = True, torch.device("cpu")
+
+    class WithTeacher:
+        others = (line(),)
+
+        def __call__(self, step):
+            return objective(step)
+
+    moved, to = [], nn.Module.to
+    monkeypatch.setattr(nn.Module, "to", lambda module, *place: moved.append((module, *place)) or to(module, *place))
+    network, teaching = line(), WithTeacher()
+    train(network, teaching, SETTINGS, steps=1, accelerator=Placing(), check_memory=False)
+    assert moved == [(network, Placing.device), (WithTeacher.others[0], Placing.device)]
 
 
 def test_what_cannot_be_checkpointed_inside_says_so():

@@ -83,7 +83,7 @@ def test_counts_are_those_of_the_tensors_of_a_run(dtype):
     memory = training_memory(
         network, ChainObjective(teacher, network.layers), settings, parts(4), mixed_precision="bf16"
     )
-    run = Run(network, settings, {}, None, 1, OneProcess())
+    run = Run(network, settings, 1, {}, None, 1, OneProcess())
     data_loss(network(torch.ones(4, WIDTH, dtype=dtype)), torch.zeros(4, WIDTH)).backward()
     assert memory.weights == in_bytes(network.parameters()) + 20
     assert memory.others == in_bytes(teacher.parameters())

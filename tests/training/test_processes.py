@@ -18,6 +18,7 @@ from accelerate import Accelerator
 from small_training import SCENARIOS, run
 
 from nas import NasError
+from nas.pipelines import load_unet
 from nas.training._processes import OneProcess, parts_of
 
 PROGRAM = Path(small_training.__file__)
@@ -79,10 +80,11 @@ def test_all_processes_resume_and_one_writes(two_processes):
         assert len(process["written"]) == (2 if rank == 0 else 0)
 
 
-def test_killed_at_any_moment_and_started_again_it_gives_the_same_weights(tmp_path):
+@pytest.mark.parametrize("scenario", ["robust", "folded"])
+def test_killed_at_any_moment_and_started_again_it_gives_the_same_weights(tmp_path, scenario):
     path, steps = tmp_path / "run.pt", 1000
     # Another number of threads adds up in another order.
-    process = start("endless", path, steps, OMP_NUM_THREADS=torch.get_num_threads())
+    process = start("endless", path, scenario, steps, OMP_NUM_THREADS=torch.get_num_threads())
     while not path.exists():
         assert process.poll() is None
         time.sleep(0.01)
@@ -91,11 +93,34 @@ def test_killed_at_any_moment_and_started_again_it_gives_the_same_weights(tmp_pa
     process.communicate()
     done = len(torch.load(path, weights_only=True)["losses"]["loss"])
     assert 0 < done < steps
-    log, network = run("robust", steps=done + 3, checkpoint=path)
-    expected, whole = run("robust", steps=done + 3)
+    log, network = run(scenario, steps=done + 3, checkpoint=path)
+    expected, whole = run(scenario, steps=done + 3)
     assert log.losses == expected.losses
     assert all(torch.equal(a, b) for a, b in zip(network.parameters(), whole.parameters(), strict=True))
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_recipe_that_accelerate_launches(tiny_pipeline_dir, tmp_path):
+    script = Path(__file__).resolve().parents[2] / "recipes" / "train_robust.py"
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("one\ntwo\nthree\nfour\n")
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_machines", "1"]
+    found = {}
+    for processes in (1, 2):
+        out = tmp_path / str(processes)
+        more = ["--mixed_precision", "no", "--num_processes", str(processes), "--main_process_port", str(free_port())]
+        told = ["--pipeline", tiny_pipeline_dir, "--prompts", prompts, "--out", out, "--steps", 2, "--batch-size", 3]
+        command = [*launch, *more, str(script), *map(str, told)]
+        done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        found[processes] = load_unet(out)
+    before = load_unet(tiny_pipeline_dir / "unet")
+
+    def apart(one, other):
+        pairs = zip(one.parameters(), other.parameters(), strict=True)
+        return sum((a - b).square().sum().item() for a, b in pairs)
+
+    assert apart(found[1], found[2]) < 1e-3 * apart(found[1], before)
 
 
 def test_parts_of_all_processes_are_the_batch():

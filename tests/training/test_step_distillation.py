@@ -18,6 +18,7 @@ from nas.training.step_distillation import (
     draw_guidance,
     guidance_gain,
     guided,
+    moves,
     plain_and_guided,
     step_loss,
     step_timesteps,
@@ -85,6 +86,30 @@ def test_the_loss_is_one_of_v_with_a_weight_between_a_half_and_one(signal, seed)
     target = levels.start.alpha * z - levels.start.sigma * wanted
     expected = max(signal, 1 - signal) * (v - wanted).square().mean()
     torch.testing.assert_close(step_loss(z, v, target, levels.start), expected)
+
+
+@pytest.mark.parametrize("spacing", ["leading", "linspace"])
+@pytest.mark.parametrize("steps", [2, 8, 16])
+def test_from_the_first_timestep_one_step_is_all_there_is(spacing, steps):
+    """Grids of these spacings contain timestep 0, as diffusers has them by default."""
+    scheduler = DDIMScheduler(timestep_spacing=spacing)
+    scheduler.set_timesteps(steps)
+    assert scheduler.timesteps[-1] == 0
+    middle, end = step_timesteps(scheduler.timesteps, steps)
+    levels = two_steps(
+        scheduler.alphas_cumprod, scheduler.timesteps, middle, end, like=scheduler.timesteps[:, None].float()
+    )
+    assert (middle[-1], end[-1]) == (-1, -1)
+    assert ((middle > end) | (scheduler.timesteps == 0)).all()
+    assert torch.isfinite(two_step_target(torch.ones(1), torch.ones(1), levels.start, levels.end)).all()
+
+
+def test_a_step_that_stands_still_is_refused_by_name():
+    alphas = DDIMScheduler(set_alpha_to_one=False).alphas_cumprod
+    places = [torch.tensor(each) for each in ([125, 0], [62, -1], [0, -1])]
+    assert moves(alphas, places[0], places[2], final=alphas[0]).tolist() == [True, False]
+    with pytest.raises(NasError, match=r"from \[0\] to \[-1\] ends where it starts"):
+        two_steps(alphas, *places, like=torch.zeros(2, 1), final=alphas[0])
 
 
 @pytest.mark.parametrize("spacing", ["trailing", "leading"])

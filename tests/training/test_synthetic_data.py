@@ -8,7 +8,7 @@ from diffusers import DDIMScheduler
 
 from nas import NasError
 from nas.errors import ModelError
-from nas.sampling import prompt_noise
+from nas.sampling import prompt_noise, sample_latents
 from nas.training import synthetic_data
 
 PROMPTS = ["a red cat", "two dogs", "sun"]
@@ -33,6 +33,27 @@ def test_the_file_is_read_when_it_holds_this_very_data(shared_pipeline, tmp_path
     again = synthetic_data(shared_pipeline, PROMPTS, steps=1, path=path)
     assert torch.equal(again.latents, first.latents)
     assert path.read_bytes() == written
+
+
+def test_an_interrupted_call_goes_on_with_what_there_is(shared_pipeline, tmp_path, monkeypatch):
+    path, prompts = tmp_path / "data.safetensors", [*PROMPTS, "moon"]
+    options = {"steps": 1, "batch_size": 1, "seed": 3}
+    whole, calls = synthetic_data(shared_pipeline, prompts, **options), []
+
+    def sample(*arguments, **sampling):
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        calls.append(arguments)
+        return sample_latents(*arguments, **sampling)
+
+    monkeypatch.setattr("nas.training._synthetic._SECONDS_BETWEEN_SAVES", 0.0)
+    monkeypatch.setattr("nas.training._synthetic.sample_latents", sample)
+    with pytest.raises(KeyboardInterrupt):
+        synthetic_data(shared_pipeline, prompts, **options, path=path)
+    calls.clear()
+    assert torch.equal(synthetic_data(shared_pipeline, prompts, **options, path=path).latents, whole.latents)
+    assert len(calls) == 2, "two were sampled before"
+    assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize("change", ["prompts", "steps", "seed", "guidance", "teacher", "pipe"])

@@ -23,6 +23,7 @@ class AppleDevice:
     bundle_mb = 16.0
     # Converting and compiling take seconds.
     keep_mb = 512.0
+    usual_precision = "fp32"
 
     def __init__(self, name: str, attention: str) -> None:
         check_attention(attention)

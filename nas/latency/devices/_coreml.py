@@ -48,6 +48,9 @@ class CoreMLDevice(AppleDevice):
         ModelError: the attention is unknown.
     """
 
+    # The Neural Engine computes in nothing else, and programs in fp32 are run elsewhere.
+    usual_precision = "fp16"
+
     def __init__(
         self,
         unit: str,

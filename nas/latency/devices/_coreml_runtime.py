@@ -11,8 +11,8 @@ import os
 import platform
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -71,6 +71,22 @@ def require_unit(unit: str) -> None:
     """
     if unit not in UNITS:
         raise DeviceError(f"Core ML has no compute unit {unit!r}; choose one of {', '.join(UNITS)}")
+
+
+def units_of(program: LoadedProgram) -> Counter[str]:
+    """How many of a program's operations Core ML means to run on each unit; empty where the system does not tell."""
+    units: Counter[str] = Counter()
+    # Systems before macOS 14.4 do not, which is no reason not to measure.
+    with suppress(DeviceError):
+        for (_, unit), count in program.placement().items():
+            units[unit] += count
+    return units
+
+
+def described_units(units: Iterable[Mapping[str, int]]) -> str:
+    """Of all programs together, for a table's provenance: "cpu 12, ne 3456"."""
+    total = sum(map(Counter, units), Counter())
+    return ", ".join(f"{unit} {count}" for unit, count in sorted(total.items())) or "unknown"
 
 
 def conditions_of(runtime: CoreMLRuntime, unit: str) -> dict[str, str | int | float]:

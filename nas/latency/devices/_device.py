@@ -58,6 +58,7 @@ class Device(Protocol):
             and inputs, and the difference counts. 0 where every block is called in the network, too.
         keep_mb: weights of loaded modules that may be kept between passes, where loading (exporting, compiling) is
             slow; 0 where it is not.
+        usual_precision: what networks are run in there, and tables are made for unless somebody says otherwise.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Device(Protocol):
     min_instances: int
     bundle_mb: float
     keep_mb: float
+    usual_precision: str
 
     def provenance(self) -> dict[str, str | int | float]:
         """All that decides the speed, as plain scalars: "device" (the name), "hardware", "os", versions, threads."""

@@ -32,6 +32,7 @@ class ExportingDevice:
     bundle_mb = 16.0
     # Exporting and compiling take seconds.
     keep_mb = 512.0
+    usual_precision = "fp32"
 
     def __init__(self, *, threads: int | None = None) -> None:
         self.threads = require_threads(threads) or torch.get_num_threads()

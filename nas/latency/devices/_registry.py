@@ -35,6 +35,7 @@ _MAKERS: dict[str, Callable[[int | None], Device]] = {
     "torch-cuda": _torch("cuda"),
     "torch-mps": _torch("mps"),
     "torch-cpu-compiled": _torch("cpu", "compiled"),
+    "torch-mps-compiled": _torch("mps", "compiled"),
     "torch-cuda-compiled": _torch("cuda", "compiled"),
     "torch-cuda-graph": _torch("cuda", "graph"),
     "onnxruntime-cpu": _onnxruntime,

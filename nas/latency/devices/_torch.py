@@ -57,6 +57,8 @@ class TorchDevice:
         DeviceError: torch finds no such device here.
     """
 
+    usual_precision = "fp32"
+
     def __init__(self, kind: str, *, mode: str = "eager", threads: int | None = None) -> None:
         _require_available(kind, mode)
         self.name = f"torch-{kind}" if mode == "eager" else f"torch-{kind}-{mode}"
@@ -73,7 +75,8 @@ class TorchDevice:
         if self.home == "cuda":
             found |= {"cpu": found["hardware"], "hardware": torch.cuda.get_device_name()}
             found |= {"cuda": str(torch.version.cuda), "cudnn": str(torch.backends.cudnn.version())}
-            found |= {"tf32": torch.backends.cuda.matmul.allow_tf32}
+            # Of matrix products and of convolutions, by default not the same.
+            found |= {"tf32": torch.backends.cuda.matmul.allow_tf32, "cudnn_tf32": torch.backends.cudnn.allow_tf32}
         if self.home == "cpu":
             found |= {"keeps_freed_memory": keep_freed_memory()}
         return {**found, "threads": self.threads, "mode": self.mode, **versions("torch", "diffusers")}

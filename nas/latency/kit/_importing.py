@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from nas.errors import TableError
 from nas.latency._building import BASE, Built
 from nas.latency._row import Row
 from nas.latency._table import LatencyTable
+from nas.latency.devices._coreml_runtime import described_units
 from nas.latency.kit._manifest import MANIFEST, RESULTS, Manifest, files_of, read_sealed
 from nas.search_space import SearchSpace
 from nas.workload import Workload
@@ -42,7 +42,7 @@ def import_kit(kit: str | os.PathLike[str], *, results: str | None = None) -> La
     provenance = {
         "device": "-".join(part for part in parts if part) + manifest.variant,
         **found["conditions"],
-        "operations": _where(found["operations"]),
+        "operations": described_units(found["operations"].values()),
         **manifest.provenance,
         **built.provenance,
         "date": found["date"],
@@ -60,12 +60,6 @@ def _results_file(kit: Path, results: str | None) -> Path:
         wrong = "name one of them" if results is None else f"there are none called {results!r}"
         raise TableError(f"{kit} has the results {', '.join(there)}; {wrong}")
     return there[results]
-
-
-def _where(operations: dict[str, dict[str, int]]) -> str:
-    # Of all that was measured together: "cpu 12, ne 3456".
-    units = sum((Counter(placed) for placed in operations.values()), Counter())
-    return ", ".join(f"{unit} {count}" for unit, count in sorted(units.items())) or "unknown"
 
 
 def _rows(path: Path, data: Any, manifest: Manifest) -> dict[str, Row]:

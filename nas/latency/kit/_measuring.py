@@ -8,8 +8,6 @@ import shutil
 import sys
 import tempfile
 import weakref
-from collections import Counter
-from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from itertools import cycle
@@ -18,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nas.errors import DeviceError, NasError, TableError
+from nas.errors import NasError, TableError
 from nas.latency._bench import Bench
 from nas.latency._timing import Timing
 from nas.latency._visits import Visits
@@ -30,6 +28,7 @@ from nas.latency.devices._coreml_runtime import (
     PhoneRuntime,
     conditions_of,
     require_unit,
+    units_of,
 )
 from nas.latency.kit._manifest import RESULTS, Manifest, Package, files_of, read_sealed, require_intact, write_sealed
 
@@ -132,12 +131,7 @@ class _Loading:
     def _note(self, package: Package, program: LoadedProgram) -> None:
         if package.name in self._placements:
             return
-        units: Counter[str] = Counter()
-        # Systems before macOS 14.4 do not tell, which is no reason not to measure.
-        with suppress(DeviceError):
-            for (_, unit), count in program.placement().items():
-                units[unit] += count
-        self._placements[package.name] = dict(sorted(units.items()))
+        self._placements[package.name] = dict(sorted(units_of(program).items()))
 
 
 class _Programs:

@@ -15,7 +15,7 @@ from nas.latency.testing import DEVICE_CHECKS, FakeDevice
 
 # What runs on any CPU; each with one thread, as several would wait for each other while other tests run beside.
 ON_CPU = ("torch-cpu", "torch-cpu-compiled", "onnxruntime-cpu", "openvino-cpu")
-ON_ACCELERATORS = ("torch-cuda", "torch-mps", "torch-cuda-compiled", "torch-cuda-graph")
+ON_ACCELERATORS = ("torch-cuda", "torch-mps", "torch-mps-compiled", "torch-cuda-compiled", "torch-cuda-graph")
 DEVICES: dict[str, Callable[[], Device]] = {
     **{name: partial(get_device, name, threads=1) for name in ON_CPU},
     "fake": FakeDevice,
