@@ -39,7 +39,7 @@ def add_to(commands: Any) -> None:
         help="stay under the budget by this quantile of the table's error on whole networks, such as 0.9",
     )
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder; an interrupted run goes on")
-    add_workload(parser)
+    add_workload(parser, precision="the table's")
     _add_judge(parser)
     _add_training(parser)
     parser.add_argument("--storage", metavar="URL", help="Optuna storage (default: a journal file in DIR)")
@@ -123,7 +123,7 @@ def _workload(pipe: DiffusionPipeline, lut: LatencyTable, options: argparse.Name
         height=options.height,
         width=options.width,
         context_length=pipe.tokenizer.model_max_length,
-        precision=options.precision,
+        precision=options.precision or lut.workload.precision,
     )
 
 

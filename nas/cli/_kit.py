@@ -44,7 +44,7 @@ def _add_export(actions: Any) -> None:
     )
     export.add_argument("--device", default="coreml", choices=("coreml",), help="what it is for (default: coreml)")
     export.add_argument("--space", required=True, help="sd15, sd21, sdxl, emoji, or a search space's YAML file")
-    add_workload(export)
+    add_workload(export, precision="fp16")
     export.set_defaults(precision="fp16")
     export.add_argument("--target", choices=TARGETS, default="iOS17", help="oldest system (default: iOS17)")
     export.add_argument("--attention", choices=ATTENTIONS, default="original", help="default: original")

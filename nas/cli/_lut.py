@@ -75,8 +75,7 @@ def _add_build(actions: Any) -> None:
     )
     build.add_argument("--space", required=True, help="sd15, sd21, sdxl, emoji, or a search space's YAML file")
     build.add_argument("--device", default="torch-cpu", help=f"{', '.join(DEVICES)} (default: torch-cpu)")
-    add_workload(build)
-    build.set_defaults(precision=None)
+    add_workload(build, precision="fp32, for Core ML fp16")
     build.add_argument("--threads", type=count, metavar="N", help="CPU threads (default: torch's own choice)")
     build.add_argument("--out", required=True, type=Path, metavar="FILE", help="the YAML file to write")
 

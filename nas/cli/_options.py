@@ -23,16 +23,14 @@ def add_command(
     return parser
 
 
-def add_workload(parser: argparse.ArgumentParser) -> None:
-    """What a latency is measured for."""
+def add_workload(parser: argparse.ArgumentParser, *, precision: str) -> None:
+    """What a latency is measured for; `precision` says what it is when nobody does."""
     parser.add_argument(
         "--batch-size", type=count, default=2, metavar="N", help="samples a step; 2 for one guided picture"
     )
     parser.add_argument("--height", type=count, metavar="N", help="rows of the latent (default: the space's own)")
     parser.add_argument("--width", type=count, metavar="N", help="columns of the latent (default: the space's own)")
-    parser.add_argument(
-        "--precision", default="fp32", choices=("fp32", "fp16", "bf16"), help="default: fp32, for Core ML fp16"
-    )
+    parser.add_argument("--precision", choices=("fp32", "fp16", "bf16"), help=f"default: {precision}")
 
 
 def add_seed(parser: argparse.ArgumentParser) -> None:
