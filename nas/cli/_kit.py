@@ -53,8 +53,8 @@ def _add_export(actions: Any) -> None:
         type=natural,
         default=0,
         metavar="N",
-        help="random whole networks beside the full one, each as large as the model; of models above 4 GiB, of which "
-        "the full one is left out, up to 1.2 GB each (default: 0)",
+        help="random whole networks beside the full one, each as large as the model; none of models above 4 GiB "
+        "(default: 0)",
     )
     export.add_argument("--out", required=True, type=Path, metavar="KIT", help="the folder to write")
 

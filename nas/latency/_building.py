@@ -19,7 +19,7 @@ from nas.architecture import Architecture, Block
 from nas.errors import DeviceError
 from nas.latency._bundles import Subject, bundle, bundle_size, row_of_bundle
 from nas.latency._canary import CANARY_WEIGHTS, bench_on, canary_provenance
-from nas.latency._network import distinct_architectures, small_architectures
+from nas.latency._network import distinct_architectures
 from nas.latency._provenance import provenance_of
 from nas.latency._row import Row
 from nas.latency._timing import Timing
@@ -47,9 +47,9 @@ _MAX_INSTANCES = 64
 # Modules are made anew in every pass: small ones in no time, those of a large network in as long as they are measured.
 _SMALL_MB = 200
 _PASSES_OF_SMALL, _PASSES_OF_LARGE = 4, 3
-# Larger networks are not built as a whole: a table's rows take a small part of their memory. Networks of few of their
-# blocks are: to export and compile one takes three times its weights.
-_LARGEST_WHOLE_MB, _LARGEST_PART_MB = 4096, 1200
+# Larger networks are not built as a whole: a table's rows take a small part of their memory. Nor are networks of few of
+# their blocks: exported, compiled and run, one of SDXL's of 1.2 GB took 5 GB in OpenVINO and 9 GB in ONNX Runtime.
+_LARGEST_WHOLE_MB = 4096
 # Random networks that are measured as wholes beside the full one: their median outvotes one that was disturbed.
 _RANDOM_WHOLES, _SEED_OF_WHOLES = 4, 20_231
 
@@ -80,7 +80,7 @@ class Plan:
         bundle_mb: float = 0.0,
         random_wholes: int = _RANDOM_WHOLES,
     ) -> Plan:
-        """All distinct signatures of a space, its base, and a few whole networks, small ones of a large space.
+        """All distinct signatures of a space, its base, and a few whole networks unless they are too large.
 
         Args:
             space: the space.
@@ -88,7 +88,7 @@ class Plan:
             home: torch device on which modules are made.
             copies: also what copies of blocks cost.
             bundle_mb: see `Device.bundle_mb`.
-            random_wholes: whole networks beside the full one; without it where that is too large to be built.
+            random_wholes: whole networks beside the full one.
         """
         wholes = {str(network): network for network in _wholes(space, workload, random_wholes)}
         networks = {BASE: space.empty, **wholes}
@@ -115,7 +115,7 @@ class Built:
     Attributes:
         rows: signature -> row.
         base: the network with every removable block skipped.
-        wholes: networks measured end to end, by architecture; small ones only where the full one is too large for that.
+        wholes: networks measured end to end, by architecture; none where they are too large to be built as a whole.
         provenance: device, workload and conditions; among them "attention", the attention processors as diffusers calls
             them, and "loading_seconds", which the device spent on what it loads: exporting and compiling where it
             does, else copying; of a measurement that was interrupted, since then. Where a device says on which units
@@ -205,10 +205,9 @@ def _title(space: SearchSpace, workload: Workload, device: Device, timing: Timin
 
 
 def _wholes(space: SearchSpace, workload: Workload, random_wholes: int) -> list[Architecture]:
-    if _mb_of(space, workload) <= _LARGEST_WHOLE_MB:
-        return [space.full, *distinct_architectures(space, random_wholes, _SEED_OF_WHOLES)]
-    most = int(_LARGEST_PART_MB * 2**20 / torch_dtype(workload.precision).itemsize)
-    return list(small_architectures(space, random_wholes, _SEED_OF_WHOLES, most_parameters=most))
+    if _mb_of(space, workload) > _LARGEST_WHOLE_MB:
+        return []
+    return [space.full, *distinct_architectures(space, random_wholes, _SEED_OF_WHOLES)]
 
 
 def passes_of(space: SearchSpace, workload: Workload, *, keep_mb: float = 0.0) -> int:

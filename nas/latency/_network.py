@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from nas.architecture import KEPT, Architecture
+from nas.architecture import Architecture
 from nas.errors import ModelError, TableError
 from nas.latency._canary import bench_on, canary_provenance
 from nas.latency._provenance import now
@@ -177,31 +177,6 @@ def distinct_architectures(
         architecture = next((c for c in candidates if c not in seen), None) or space.sample(rng)
         seen.add(architecture)
         yield architecture
-
-
-def small_architectures(space: SearchSpace, count: int, seed: int, *, most_parameters: int) -> Iterator[Architecture]:
-    """Random architectures of at most so many weights: blocks in random order, each added if it still fits.
-
-    Fewer than `count` where there are not so many, none where nothing fits beside what cannot be removed.
-    """
-    rng = random.Random(seed)
-    seen = {space.empty}
-    for _ in range(count):
-        candidates = (_filled(space, rng, most_parameters) for _ in range(100))
-        architecture = next((c for c in candidates if c not in seen), None)
-        if architecture is None:
-            return
-        seen.add(architecture)
-        yield architecture
-
-
-def _filled(space: SearchSpace, rng: random.Random, most_parameters: int) -> Architecture:
-    found = space.empty
-    for block in rng.sample(space.blocks, len(space.blocks)):
-        larger = found.with_choice(block, KEPT)
-        if space.parameters_of(larger) <= most_parameters:
-            found = larger
-    return found
 
 
 def _network(table: LatencyTable, unet: nn.Module | None, architecture: Architecture, device: Device) -> nn.Module:

@@ -46,8 +46,8 @@ class LatencyTable:
         workload: batch, latent size, context length, precision.
         rows: signature -> row; signatures as of `Block.signature` and `Block.shortcut_signature`.
         base: the network with every block skipped that may be, end to end.
-        wholes: the full network and a few others, end to end, measured along with the rows; only some of few blocks
-            where the full one was too large for that.
+        wholes: the full network and a few others, end to end, measured along with the rows; none where they were too
+            large for that.
         provenance: device, hardware, versions, threads, date and whatever else decided the speed.
         validation: the table's error on networks it has not seen, once `validate` ran.
 

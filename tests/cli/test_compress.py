@@ -81,12 +81,14 @@ def test_a_pipeline_and_its_report(compress: Run, tmp_path: Path) -> None:
     assert str(tmp_path / "run" / "pipeline") in text
 
 
-def test_a_missed_budget_is_said(compress: Run) -> None:
-    # By the table the full network takes a few ms; "measured" it takes 20.
-    command = {"image_budget_ms": 50, "step_distillation": False, "evaluation": False}
+@pytest.mark.parametrize(("unet_ms", "missed"), [(20.0, False), (60.0, True)])
+def test_a_missed_budget_is_said(compress: Run, unet_ms: float, missed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("small_compression.UNET_MS", unet_ms)
+    command = {"image_budget_ms": 120, "step_distillation": False, "evaluation": False}
     document = compress("--json", **command).document
-    assert (document["within_budget"], document["after"]["total_ms"]) == (False, pytest.approx(6 + 2 * 20.5 + 10))
-    assert "the budget is missed: an image takes 57.00 ms, 14.0% more" in compress(**command).out
+    assert document["after"]["total_ms"] == pytest.approx(6 + 2 * (unet_ms + 0.5) + 10)
+    assert document["within_budget"] is not missed
+    assert ("the budget is missed: an image takes 137.00 ms, 14.2% more" in compress(**command).out) is missed
 
 
 def test_another_folder_and_no_evaluation(compress: Run, tmp_path: Path) -> None:

@@ -14,7 +14,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nas import Architecture, LatencyTable, SearchSpace, Workload
-from nas.architecture import KEPT
 from nas.errors import ArchitectureError, DeviceError, TableError
 from nas.latency import Row, Timing
 from nas.latency._canary import CANARY_WEIGHTS
@@ -172,25 +171,6 @@ def test_a_large_network_is_never_built_as_a_whole(
     tiny_space: SearchSpace, quick: Timing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("nas.latency._building._LARGEST_WHOLE_MB", 0.1)
-    most = (tiny_space.parameters_of(tiny_space.empty) + tiny_space.parameters) // 2
-    monkeypatch.setattr("nas.latency._building._LARGEST_PART_MB", most * 4 / 2**20)
-    table = LatencyTable.measure(tiny_space, device=FakeDevice(), timing=quick)
-    sizes = [tiny_space.parameters_of(architecture) for architecture in table.wholes]
-    assert len(sizes) == 4
-    assert max(sizes) <= most
-    # What could still be added does not fit.
-    for architecture in table.wholes:
-        left = [block for block in tiny_space.blocks if not architecture.runs(block)]
-        added = [tiny_space.parameters_of(architecture.with_choice(block, KEPT)) for block in left]
-        assert min(added) > most
-    assert table.in_context == pytest.approx(1.0, rel=1e-3)
-
-
-def test_without_room_for_any_block_there_are_no_wholes(
-    tiny_space: SearchSpace, quick: Timing, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("nas.latency._building._LARGEST_WHOLE_MB", 0.1)
-    monkeypatch.setattr("nas.latency._building._LARGEST_PART_MB", 0.01)
     table = LatencyTable.measure(tiny_space, device=FakeDevice(), timing=quick)
     assert table.wholes == {}
     assert table.in_context == 1.0
