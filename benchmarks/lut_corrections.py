@@ -5,8 +5,8 @@ are judged. Nothing is measured.
 
     python benchmarks/lut_corrections.py latency_tables/{emoji,sd15}_*-cpu_fp32.yaml --json lut_corrections.json
 
-All are fitted by least squares of the relative errors on the table's base and five whole networks, and but for the
-first and the median drawn towards the rows as they were measured: a ridge keeps additional numbers near 0 or 1.
+Those of `FITS` are fitted by least squares of the relative errors to the table's base and five whole networks; a ridge
+draws the number that each has beside the factor to where it changes nothing, and the factor of the first one, too.
 """
 
 from __future__ import annotations

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import argparse
 import copy
+from datetime import timedelta
 from pathlib import Path
 
-from accelerate import Accelerator
+from accelerate import Accelerator, InitProcessGroupKwargs
 from diffusers import DiffusionPipeline
 
 import nas
@@ -33,9 +34,10 @@ def main() -> None:
     parser.add_argument("--skip-probability", type=float, default=0.3, help="reached after a third of the steps")
     arguments = parser.parse_args()
 
-    accelerator = Accelerator()
+    # Sampling, for which the other processes wait, may take longer than the ten minutes that they wait by default.
+    accelerator = Accelerator(kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=7))])
     pipe = DiffusionPipeline.from_pretrained(arguments.pipeline, local_files_only=True).to(accelerator.device)
-    prompts = arguments.prompts.read_text(encoding="utf-8").splitlines()
+    prompts = [line for line in arguments.prompts.read_text(encoding="utf-8").splitlines() if line.strip()]
     with accelerator.main_process_first():  # the others read what it sampled
         data = synthetic_data(pipe, prompts, path=arguments.out / "latents.safetensors")
     unet = copy.deepcopy(pipe.unet)
@@ -53,6 +55,7 @@ def main() -> None:
     )
     if accelerator.is_main_process:
         unet.save_pretrained(arguments.out)
+        print(f"trained by {accelerator.num_processes} processes, written to {arguments.out}")
     accelerator.end_training()
 
 

@@ -131,7 +131,9 @@ class Inputs:
 
         on_cpu = placement(self.pipe.unet)[0].type == "cpu"
         try:
-            return {"accelerator": Accelerator(mixed_precision=self.recipe.mixed_precision, cpu=on_cpu)}
+            # Everything lies where the pipeline does already.
+            options = {"cpu": on_cpu, "device_placement": False}
+            return {"accelerator": Accelerator(mixed_precision=self.recipe.mixed_precision, **options)}
         except ValueError as error:
             raise NasError(
                 f"cannot train in {self.recipe.mixed_precision} here: {error} (accelerate keeps to the first precision "

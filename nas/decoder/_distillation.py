@@ -83,7 +83,7 @@ def distil_decoder(
         ModelError: an autoencoder takes other latents, or the checkpoint is unsuitable.
         NasError: latents or numbers make no sense, the student shares weights with the teacher, or there is too little
             memory.
-        SearchError: the checkpoint is of a run with other settings.
+        SearchError: the checkpoint is of a run with other settings or other weights, or is longer.
     """
     source = GivenLatents(latents) if isinstance(latents, Tensor) else latents
     _check(student, teacher, source)

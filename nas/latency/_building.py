@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -88,7 +88,7 @@ class Plan:
             home: torch device on which modules are made.
             copies: also what copies of blocks cost.
             bundle_mb: see `Device.bundle_mb`.
-            random_wholes: whole networks beside the full one.
+            random_wholes: whole networks beside the full one; none of models above 4 GiB.
         """
         wholes = {str(network): network for network in _wholes(space, workload, random_wholes)}
         networks = {BASE: space.empty, **wholes}
@@ -119,7 +119,7 @@ class Built:
         provenance: device, workload and conditions; among them "attention", the attention processors as diffusers calls
             them, and "loading_seconds", which the device spent on what it loads: exporting and compiling where it
             does, else copying; of a measurement that was interrupted, since then. Where a device says on which units
-            operations run, "operations" of all that was loaded.
+            operations run, "operations"; not of a measurement that was interrupted, of which a part was loaded before.
     """
 
     rows: dict[str, Row]
@@ -166,7 +166,8 @@ def build(
     rows = bench.measure_all(
         loaders, description=f"Measuring {space.name} on {device.name}", twice=plan.networks, visits=kept
     )
-    found = {"attention": attention_of(space), "loading_seconds": round(loading.seconds, 3), **loading.placement()}
+    found = {"attention": attention_of(space), "loading_seconds": round(loading.seconds, 3)}
+    found |= loading.placement(plan.subjects)
     provenance = provenance_of(device, workload, bench, **found, **canary_provenance())
     return Built.of(rows, provenance, wholes=plan.wholes, bundles=plan.bundles)
 
@@ -279,9 +280,9 @@ class _Loading:
             self._units[name] = units_of(runnable)
         return runnable
 
-    def placement(self) -> dict[str, str]:
-        """For the provenance; nothing of a device that does not place operations on units."""
-        return {"operations": described_units(self._units.values())} if self._units else {}
+    def placement(self, names: Collection[str]) -> dict[str, str]:
+        """For the provenance, of all that has these names; nothing where that is not known."""
+        return {"operations": described_units(self._units.values())} if self._units.keys() == set(names) else {}
 
 
 def attention_of(space: SearchSpace) -> str:

@@ -15,7 +15,7 @@ from nas._files import replacing
 from nas._fingerprint import fingerprint_of_tensors
 from nas.errors import ModelError, NasError
 
-_MARK = "nas.training_data"
+MARK = "nas.training_data"
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +79,7 @@ class TrainingData:
         """
         tensors = {name: getattr(self, name).contiguous() for name in ("latents", "contexts", "empty_context")}
         with replacing(path) as temporary:
-            save_file(tensors, temporary, metadata={_MARK: identity})
+            save_file(tensors, temporary, metadata={MARK: identity})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> TrainingData:
@@ -110,6 +110,6 @@ def saved_identity(path: str | os.PathLike[str]) -> str:
             metadata = file.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{path} is corrupt or no safetensors file; delete it or give another path") from error
-    if _MARK not in metadata:
+    if MARK not in metadata:
         raise ModelError(f"{path} holds something other than training data; give another path")
-    return metadata[_MARK]
+    return metadata[MARK]

@@ -101,7 +101,7 @@ def distil_steps(
     Raises:
         ModelError: a network, the scheduler or the checkpoint is unsuitable.
         NasError: data or numbers make no sense, the teacher shares the student's weights, or memory is short.
-        SearchError: the checkpoint is of a run with other settings.
+        SearchError: the checkpoint is of a run with other settings or other weights, or is longer.
     """
     if require_whole_number("steps", steps, least=0) == 0:
         return TrainingLog()

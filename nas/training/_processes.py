@@ -119,9 +119,10 @@ def prepared(
 @contextmanager
 def _skipping_allowed(accelerator: Any) -> Iterator[None]:
     """Let DDP find the parameters without a gradient: those of blocks that a path skips."""
-    if accelerator.num_processes == 1:
+    if isinstance(accelerator, OneProcess):
         yield
         return
+    # Even of a single process, which launchers wrap as well.
     from accelerate import DistributedDataParallelKwargs
 
     given = accelerator.ddp_handler

@@ -93,7 +93,7 @@ def robust_train(
     Raises:
         ModelError: a network or the checkpoint is unsuitable; a network that is told the guidance is.
         NasError: data or numbers make no sense, the teacher shares the network's weights, or memory is short.
-        SearchError: the checkpoint is of a run with other settings.
+        SearchError: the checkpoint is of a run with other settings or other weights, or is longer.
     """
     if require_whole_number("steps", steps, least=0) == 0:
         return TrainingLog()

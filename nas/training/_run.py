@@ -100,6 +100,10 @@ class Run:
         state = load_checkpoint(self._path, self._identity)
         if state is None:
             return
+        if "start" not in state:
+            raise ModelError(
+                f"the checkpoint {self._path} was written by an older version; delete it, or give another path"
+            )
         try:
             self._require_same(state, steps)
             self._start = state["start"]
@@ -121,8 +125,8 @@ class Run:
         # Who calls again with the network as a run left it, to train it longer, goes on with that run, too.
         if self._start not in (state["start"], _fingerprint(reached), _fingerprint(averaged)):
             raise SearchError(
-                f"the checkpoint {self._path} is of a run that began with other weights; train the network that it "
-                "began with, delete it, or give another path"
+                f"the checkpoint {self._path} is of a run that began with other weights, or the network was left "
+                "in the middle of that run; train the network that it began with, delete it, or give another path"
             )
         if (done := len(state["losses"]["loss"])) > steps:
             raise SearchError(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from nas._fingerprint import fingerprint_of_tensors
-from nas.errors import ModelError
+from nas.errors import ModelError, NasError
 from nas.sampling import ddim_scheduler, in_mode, placement, require_whole_number, seeded_generator
 from nas.training._batches import EMPTY_CONTEXT_SHARE, Batch, Batches
 from nas.training._data import TrainingData
@@ -110,6 +110,11 @@ class StepObjective:
         self.scheduler.set_timesteps(settings.student_steps)
         self.grid = self.scheduler.timesteps
         drawn = self._drawn()
+        if not len(drawn):
+            raise NasError(
+                f"of the timesteps {self.grid.tolist()} none has a step that leads anywhere; give a scheduler with "
+                "another timestep_spacing or steps_offset"
+            )
         self._levels(drawn, like=drawn[:, None].float())
         self.batches = Batches(
             data,

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
+from nas._files import remove_leftovers, replacing
 from nas._fingerprint import fingerprint_of_modules, fingerprint_of_texts
 from nas._progress import track
 from nas.sampling import (
@@ -25,7 +27,7 @@ from nas.sampling import (
     require_whole_number,
     sample_latents,
 )
-from nas.training._data import TrainingData, saved_identity
+from nas.training._data import MARK, TrainingData, saved_identity
 
 # Of a large model a batch takes minutes: what an interruption may cost at most.
 _SECONDS_BETWEEN_SAVES = 60.0
@@ -92,9 +94,15 @@ class _Kept:
 
     def read(self) -> list[torch.Tensor]:
         """The latents that there are."""
+        remove_leftovers(self.beside)
         if not self.beside.exists() or saved_identity(self.beside) != self.identity:
             return []
-        return [TrainingData.load(self.beside).latents]
+        return [load_file(self.beside)["latents"]]
+
+    def save(self, latents: list[torch.Tensor]) -> None:
+        """Write down those that there are; texts are encoded again in no time."""
+        with replacing(self.beside) as temporary:
+            save_file({"latents": torch.cat(latents)}, temporary, metadata={MARK: self.identity})
 
 
 def _sample(
@@ -107,11 +115,6 @@ def _sample(
     **sampling: Any,
 ) -> TrainingData:
     contexts, empty, shape = encode_prompts(pipe, prompts), encode_empty(pipe), latent_shape(pipe)
-
-    def data_of(latents: list[torch.Tensor]) -> TrainingData:
-        known = torch.cat(latents)
-        return TrainingData(known, contexts[: len(known)].float().cpu(), empty.float().cpu())
-
     parts, saved = [] if kept is None else kept.read(), time.monotonic()
     first = sum(map(len, parts))
     for start in track(range(first, len(prompts), batch_size), description="sampling the teacher"):
@@ -119,6 +122,6 @@ def _sample(
         noise = prompt_noise(len(batch), shape, seed=seed, first=start)
         parts.append(sample_latents(teacher, pipe.scheduler, batch, empty, noise, **sampling).float().cpu())
         if kept is not None and time.monotonic() - saved >= _SECONDS_BETWEEN_SAVES:
-            data_of(parts).save(kept.beside, identity=kept.identity)
+            kept.save(parts)
             saved = time.monotonic()
-    return data_of(parts)
+    return TrainingData(torch.cat(parts), contexts.float().cpu(), empty.float().cpu())

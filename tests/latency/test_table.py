@@ -5,6 +5,7 @@ import dataclasses
 import random
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -165,6 +166,31 @@ def test_small_blocks_are_timed_with_their_weights_out_of_the_cache_and_networks
     assert networks == [1] * 6
     assert rows[0] == -(-space.parameters // (space.blocks[0].parameters + CANARY_WEIGHTS)) > 2
     assert min(rows) >= 2
+
+
+def test_the_precision_is_the_devices_usual_one_unless_somebody_says(tiny_space: SearchSpace, quick: Timing) -> None:
+    device = FakeDevice()
+    device.usual_precision = "fp16"
+    options = {"device": device, "copies": False, "timing": quick}
+    assert LatencyTable.measure(tiny_space, **options).workload.precision == "fp16"
+    assert LatencyTable.measure(tiny_space, **options, precision="fp32").workload.precision == "fp32"
+
+
+def test_where_operations_ran_is_said_if_all_of_it_is_known(
+    tiny_space: SearchSpace, quick: Timing, tmp_path: Path
+) -> None:
+    class Placing(FakeDevice):
+        def load(self, *args: object, **kwargs: object) -> object:
+            runnable = super().load(*args, **kwargs)
+            runnable.placement = lambda: Counter({("conv", "ne"): 2, ("cast", "cpu"): 1})
+            return runnable
+
+    options = {"copies": False, "timing": quick, "visits": tmp_path / "visits"}
+    table = LatencyTable.measure(tiny_space, device=Placing(), **options)
+    programs = 1 + len(table.wholes) + len(table.rows)
+    assert table.provenance["operations"] == f"cpu {programs}, ne {2 * programs}"
+    # Made from the visits alone nothing is loaded.
+    assert "operations" not in LatencyTable.measure(tiny_space, device=Placing(), **options).provenance
 
 
 def test_a_large_network_is_never_built_as_a_whole(

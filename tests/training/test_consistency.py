@@ -180,6 +180,14 @@ def test_every_timestep_that_is_drawn_can_be_learned_at(
     assert np.isfinite(log.losses).all()
 
 
+@pytest.mark.parametrize("teacher_steps", [None, 64], ids=["two steps", "consistency"])
+def test_a_grid_from_where_no_step_leads_anywhere_is_refused(small_unet, teacher, training_data, teacher_steps):
+    scheduler = make_scheduler(set_alpha_to_one=False, timestep_spacing="leading", steps_offset=0)
+    options = {"scheduler": scheduler, "student_steps": 1, "teacher_steps": teacher_steps, "steps": 1}
+    with pytest.raises(NasError, match=r"timesteps \[0\] none has a step"):
+        distil_steps(small_unet, teacher, training_data, **options)
+
+
 def test_it_comes_closer_to_the_pictures_of_many_steps(small_unet, training_data):
     student = copy.deepcopy(small_unet)
     noise, contexts = torch.randn(8, 4, 8, 8, generator=torch.Generator().manual_seed(9)), training_data.contexts[:8]

@@ -108,7 +108,7 @@ def export_kit(
         workload: what to convert for; the space's own latent size, batch 2 and fp16 when None.
         copies: also what copies of blocks cost.
         random_wholes: whole networks beside the full one, which say what blocks take in context; each is as large as
-            the model.
+            the model. There are none of models above 4 GiB.
 
     Raises:
         DeviceError: a module cannot be converted.
