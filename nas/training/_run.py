@@ -119,6 +119,8 @@ class Run:
     def _require_same(self, state: dict[str, Any], steps: int) -> None:
         """Refuse a run that began elsewhere, before the network is changed."""
         reached, averaged = state["network"], dict(state["network"])
+        if _shapes(reached) != _shapes(self.network.state_dict()):
+            raise ValueError("its weights have other names or shapes")
         names = (name for name, parameter in self.network.named_parameters() if parameter.requires_grad)
         for name, average in zip(names, state["average"], strict=False):
             averaged[name] = average.to(reached[name].dtype)
@@ -133,6 +135,10 @@ class Run:
                 f"the checkpoint {self._path} has {done} steps, more than the {steps} asked for; delete it or give "
                 "another path"
             )
+
+
+def _shapes(weights: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(value.shape) for name, value in weights.items()}
 
 
 def _fingerprint(weights: dict[str, Tensor]) -> str:
