@@ -36,7 +36,7 @@ class Parts:
 
     def __init__(self, table: LatencyTable, networks: Sequence[Architecture]) -> None:
         places = {block.place for block in table.space.blocks}
-        sums = np.array([[plain_ms(table, network) for network in networks]])[0]
+        sums = np.array([plain_ms(table, network) for network in networks])
         saved = {block.place: table.block_ms(block) / table.in_context for block in table.space.blocks}
         self.base = np.full(len(networks), table.base_ms)
         self.attention = np.array(
@@ -44,11 +44,9 @@ class Parts:
         )
         self.resnets = sums - self.base - self.attention
         behind = {place: place.replace(".resnet.", ".attention.") for place in places if ".resnet." in place}
+        pairs = [(p, q) for p, q in behind.items() if q in places]
         self.pairs = np.array(
-            [
-                float(sum(bool(network.runs(p) and q in places and network.runs(q)) for p, q in behind.items()))
-                for network in networks
-            ]
+            [float(sum(network.runs(p) > 0 < network.runs(q) for p, q in pairs)) for network in networks]
         )
 
     @property
