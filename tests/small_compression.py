@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import pytest
 from diffusers import DiffusionPipeline
 
+import nas
 from nas import ImageLatency
-from nas.compression import DecoderSettings, EvolutionSettings, RobustSettings, StepSettings
+from nas.compression import (
+    Compression,
+    DataSettings,
+    DecoderSettings,
+    EvaluationSettings,
+    EvolutionSettings,
+    JudgeSettings,
+    RobustSettings,
+    StepSettings,
+)
+from nas.latency import Row
 
 TEXT_MS, STEP_MS, DECODER_MS, SLIM_MS, UNET_MS = 3.0, 0.5, 40.0, 10.0, 20.0
 STEPS, FULL_STEPS = 2, 4
@@ -35,3 +48,31 @@ def measured(pipeline: DiffusionPipeline, **options: Any) -> ImageLatency:
         **counted,
     )
     return replace(image, origin="measured")
+
+
+def make_up_times(patch: pytest.MonkeyPatch) -> None:
+    """Let nothing be timed."""
+    patch.setattr(ImageLatency, "measure", measured)
+    patch.setattr(
+        "nas.compression._plan.measure_decoders_ms",
+        lambda vaes, **options: {"original": Row(DECODER_MS, 0.0, 3), "slim": Row(SLIM_MS, 0.0, 3)},
+    )
+    patch.setattr("nas.latency.measure_networks_ms", lambda unets, table, **_: dict.fromkeys(unets, Row(5.0, 0.1, 3)))
+
+
+def compress_a_little(out: Path, photos: Path, **changes: Any) -> Compression:
+    """`nas.compress` with everything filled in that is not said, but for the pipeline and the table."""
+    options = {
+        "image_budget_ms": BUDGET_MS,
+        "steps": STEPS,
+        "full_steps": FULL_STEPS,
+        "data": DataSettings(max_prompts=4, steps=1),
+        "judge": JudgeSettings(max_prompts=2, steps=1),
+        "robust_training": ROBUST,
+        "evolution": EVOLUTION,
+        "decoder": DECODER,
+        "step_distillation": DISTILLATION,
+        "evaluation": EvaluationSettings(max_prompts=2, guidance_scales=(1.0, 5.0), real=photos),
+        **changes,
+    }
+    return nas.compress(out=out, **options)

@@ -12,24 +12,11 @@ import pytest
 import torch
 from conftest_pipeline import CONTEXT_LENGTH
 from PIL import Image
-from small_compression import (
-    BUDGET_MS,
-    DECODER,
-    DECODER_MS,
-    DISTILLATION,
-    EVOLUTION,
-    FULL_STEPS,
-    ROBUST,
-    SLIM_MS,
-    STEPS,
-    measured,
-)
+from small_compression import compress_a_little, make_up_times
 from tables import table_of, with_few_choices
 
-import nas
-from nas import ImageLatency, LatencyTable, SearchSpace
-from nas.compression import Compression, DataSettings, EvaluationSettings, JudgeSettings
-from nas.latency import Row
+from nas import LatencyTable, SearchSpace
+from nas.compression import Compression
 
 Compress = Callable[..., Compression]
 
@@ -47,14 +34,7 @@ def one_thread() -> Iterator[None]:
 def known_times() -> Iterator[pytest.MonkeyPatch]:
     """Nothing is timed."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ImageLatency, "measure", measured)
-        patch.setattr(
-            "nas.compression._plan.measure_decoders_ms",
-            lambda vaes, **options: {"original": Row(DECODER_MS, 0.0, 3), "slim": Row(SLIM_MS, 0.0, 3)},
-        )
-        patch.setattr(
-            "nas.latency.measure_networks_ms", lambda unets, table, **_: dict.fromkeys(unets, Row(5.0, 0.1, 3))
-        )
+        make_up_times(patch)
         yield patch
 
 
@@ -82,22 +62,8 @@ def compress(tiny_pipeline_dir: Path, table: LatencyTable, photos: Path) -> Comp
     """`nas.compress` with everything filled in that a test does not say."""
 
     def run(out: Path, **changes: Any) -> Compression:
-        options = {
-            "pipeline": tiny_pipeline_dir,
-            "lut": table,
-            "image_budget_ms": BUDGET_MS,
-            "steps": STEPS,
-            "full_steps": FULL_STEPS,
-            "data": DataSettings(max_prompts=4, steps=1),
-            "judge": JudgeSettings(max_prompts=2, steps=1),
-            "robust_training": ROBUST,
-            "evolution": EVOLUTION,
-            "decoder": DECODER,
-            "step_distillation": DISTILLATION,
-            "evaluation": EvaluationSettings(max_prompts=2, guidance_scales=(1.0, 5.0), real=photos),
-            **changes,
-        }
-        return nas.compress(out=out, **options)
+        options = {"pipeline": tiny_pipeline_dir, "lut": table, **changes}
+        return compress_a_little(out, photos, **options)
 
     return run
 

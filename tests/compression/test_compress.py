@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -197,6 +200,23 @@ def test_a_run_stopped_again_and_again_gives_the_same_weights(
     assert [record.training_steps for record in result.records] == [0, 2, 1, 2, 3 * 2, 0]
     last, expected = result.to_frame().iloc[-1], whole.to_frame().iloc[-1]
     assert last.clip_score == expected.clip_score
+
+
+def test_sigkill_in_every_stage_and_starts_until_it_is_done_give_the_same_weights(
+    whole: Compression, tiny_pipeline_dir: Path, table: LatencyTable, photos: Path, tmp_path: Path
+) -> None:
+    script = Path(__file__).with_name("killed_compression.py")
+    table.save(tmp_path / "table.yaml")
+    told = [tiny_pipeline_dir, tmp_path / "table.yaml", photos, tmp_path / "run", 12]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    ran = subprocess.run(
+        [sys.executable, script, *map(str, told)], env=env, capture_output=True, text=True, timeout=600, check=True
+    )
+    assert int(ran.stdout) > len(STAGES)
+    files = {file.relative_to(whole.pipeline): file.read_bytes() for file in whole.pipeline.rglob("*.safetensors")}
+    assert files
+    for name, content in files.items():
+        assert (tmp_path / "run/pipeline" / name).read_bytes() == content
 
 
 def test_nothing_but_fewer_steps_is_the_stock_pipeline(

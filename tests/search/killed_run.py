@@ -1,20 +1,14 @@
-"""A search that is killed at many points and started again; run as a script, prints what came of it as JSON.
-
-Every start is a process of its own, forked before anything was computed, that kills itself with SIGKILL after so many
-forward passes.
-"""
+"""A search that is killed at many points and started again; run as a script, prints what came of it as JSON."""
 
 from __future__ import annotations
 
 import json
-import os
-import signal
 import sys
 from pathlib import Path
 
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
-from torch.nn.modules.module import register_module_forward_pre_hook
+from killing import starts_until_done
 
 import nas
 from nas.quality import TeacherDistance
@@ -33,19 +27,6 @@ CONFIG = {
     "norm_num_groups": 2,
 }
 STEPS = {"train_steps": 2, "probe_steps": 1, "final_steps": 2}
-
-
-class Fuse:
-    """Kills the process at the n-th forward pass of any UNet, be it in training, probing or scoring."""
-
-    def __init__(self, passes: int) -> None:
-        self.left = passes
-        register_module_forward_pre_hook(self._burn)
-
-    def _burn(self, module: torch.nn.Module, inputs: object) -> None:
-        self.left -= isinstance(module, UNet2DConditionModel)
-        if self.left < 0:
-            os.kill(os.getpid(), signal.SIGKILL)
 
 
 class Table:
@@ -89,21 +70,8 @@ def search(workdir: Path) -> dict:
     }
 
 
-def killed(workdir: Path, passes: int) -> bool:
-    """One start in a process of its own; whether it was killed."""
-    child = os.fork()
-    if child == 0:
-        Fuse(passes)
-        search(workdir)
-        os._exit(0)
-    _, status = os.waitpid(child, 0)
-    return os.WIFSIGNALED(status)
-
-
 def main(folder: Path, passes: int) -> None:
-    starts = 1
-    while killed(folder / "killed", passes):
-        starts += 1
+    starts = starts_until_done(lambda: search(folder / "killed"), passes, UNet2DConditionModel)
     outcome = {"starts": starts, "pieces": search(folder / "killed"), "whole": search(folder / "whole")}
     print(json.dumps(outcome))
 

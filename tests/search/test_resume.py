@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -181,7 +182,10 @@ def test_a_cell_run_again_after_an_interruption_needs_no_new_supernet(
 def test_sigkill_at_many_points(tmp_path: Path) -> None:
     script = Path(__file__).with_name("killed_run.py")
     command = [sys.executable, str(script), str(tmp_path), "18"]
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=600, check=True)
+    paths = os.pathsep.join(sys.path)
+    ran = subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True, timeout=600, check=True
+    )
     outcome = json.loads(ran.stdout)
     assert outcome["starts"] > 3
     assert outcome["pieces"] == outcome["whole"]
