@@ -113,7 +113,8 @@ def examine(name: str, device: str, arguments: argparse.Namespace) -> dict[str, 
 def keep(table: LatencyTable, arguments: argparse.Namespace) -> None:
     """Write the table, so that an end before the last network loses little."""
     if arguments.tables:
-        table.save(arguments.tables / f"{table.space.name}_{table.device}_{table.workload.precision}.yaml")
+        batch = "" if table.workload.batch_size == 2 else f"_batch{table.workload.batch_size}"
+        table.save(arguments.tables / f"{table.space.name}_{table.device}_{table.workload.precision}{batch}.yaml")
 
 
 def weights_gib(table: LatencyTable) -> float:

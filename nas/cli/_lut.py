@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from nas.cli import _kit
 from nas.cli._lut_reports import breakdown_text, difference_document, difference_text
-from nas.cli._options import add_command, add_seed, add_workload
+from nas.cli._options import add_command, add_seed, add_whole_networks, add_workload
 from nas.cli._report import Report, columns
 from nas.cli._values import count
 
@@ -57,7 +57,8 @@ def add_to(commands: Any) -> None:
         _validate,
         "Time random networks on this machine, store how far off the table is, and say whether the machine still "
         "agrees with it: nine of ten networks predicted within a tenth, the full one within a tenth of its time then. "
-        "Of a table that comes along the errors are printed only.",
+        "Goes on where it was interrupted. Of a table that comes along the errors are printed only.",
+        resumes=True,
     )
     _add_file(validate)
     validate.add_argument("--networks", type=count, default=20, metavar="N", help="how many networks (default: 20)")
@@ -77,6 +78,7 @@ def _add_build(actions: Any) -> None:
     build.add_argument("--device", default="torch-cpu", help=f"{', '.join(DEVICES)} (default: torch-cpu)")
     add_workload(build, precision="fp32, for Core ML fp16")
     build.add_argument("--threads", type=count, metavar="N", help="CPU threads (default: torch's own choice)")
+    add_whole_networks(build, default=5)
     build.add_argument("--out", required=True, type=Path, metavar="FILE", help="the YAML file to write")
 
 
@@ -90,7 +92,7 @@ def _build(options: argparse.Namespace) -> Report:
     from nas.search_space import SearchSpace
 
     require_writable(options.out)
-    visits = options.out.with_name(f"{options.out.name}.visits")
+    visits = _visits_beside(options.out, "visits")
     lut = LatencyTable.measure(
         SearchSpace.load(options.space),
         device=options.device,
@@ -99,12 +101,19 @@ def _build(options: argparse.Namespace) -> Report:
         width=options.width,
         precision=options.precision,
         threads=options.threads,
+        whole_networks=options.whole_networks,
         visits=visits,
     )
     lut.save(options.out)
     visits.unlink(missing_ok=True)
     document = {"file": options.out, **_document(lut)}
     return Report(document, f"{_text(lut)}\n\nwritten to {options.out}")
+
+
+def _visits_beside(table: str | Path, ending: str) -> Path:
+    """The file that what is measured for a table is kept in until the table is written."""
+    path = Path(table)
+    return path.with_name(f"{path.name}.{ending}")
 
 
 def _show(options: argparse.Namespace) -> Report:
@@ -143,9 +152,11 @@ def _validate(options: argparse.Namespace) -> Report:
     lut, is_file = LatencyTable.load(options.file), Path(options.file).is_file()
     if is_file:
         require_writable(options.file)
-    validation = lut.validate(networks=options.networks, seed=options.seed)
-    if is_file:
+    visits = _visits_beside(options.file, "validation") if is_file else None
+    validation = lut.validate(networks=options.networks, seed=options.seed, visits=visits)
+    if visits:
         lut.save(options.file)
+        visits.unlink(missing_ok=True)
     judged = agreement(lut)
     document = {name: getattr(validation, name) for name in _VALIDATION}
     document |= {"networks": options.networks, "seed": options.seed}

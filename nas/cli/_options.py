@@ -33,6 +33,18 @@ def add_workload(parser: argparse.ArgumentParser, *, precision: str) -> None:
     parser.add_argument("--precision", choices=("fp32", "fp16", "bf16"), help=f"default: {precision}")
 
 
+def add_whole_networks(parser: argparse.ArgumentParser, *, default: int) -> None:
+    """How many networks a table measures end to end."""
+    parser.add_argument(
+        "--whole-networks",
+        type=natural,
+        default=default,
+        metavar="N",
+        help="networks to measure end to end, the full one first, which say what blocks take in context; none of "
+        f"models above 4 GiB, and 0 where there is no room for the network (default: {default})",
+    )
+
+
 def add_seed(parser: argparse.ArgumentParser) -> None:
     """Where all randomness comes from."""
     parser.add_argument("--seed", type=natural, default=0, metavar="N", help="where all randomness comes from")

@@ -31,7 +31,7 @@ class Bench:
     Attributes:
         canary_ms: that time, once something was measured.
         other_work_cores: how many cores other programs kept busy during the last measurement, or since it was gone on
-            with; None if unknown.
+            with, loading left out; None if unknown.
     """
 
     def __init__(
@@ -42,6 +42,7 @@ class Bench:
         self.canary_ms = canary_ms or 0.0
         self.other_work_cores: float | None = 0.0
         self._visits: Visits | None = None
+        self._neighbours = Neighbours()
 
     def measure_all(
         self,
@@ -64,7 +65,7 @@ class Bench:
         Raises:
             DeviceError: one cannot be run; the message has its name.
         """
-        neighbours, kept = Neighbours(), Kept(self._keep_mb)
+        self._neighbours, kept = Neighbours(), Kept(self._keep_mb)
         loaders = {name: partial(kept.get, name, load) for name, load in loaders.items()}
         samples: dict[str, list[Sample]] = {name: [] for name in loaders}
         self._visits = visits
@@ -75,7 +76,7 @@ class Bench:
             samples[name] += self._visit(name, loaders[name])
         self._visit_again(samples, loaders)
         self.canary_ms = self._usual_ms(samples)
-        self.other_work_cores = neighbours.busy_cores()
+        self.other_work_cores = self._neighbours.busy_cores()
         warn_if_disturbed(self.other_work_cores)
         return {name: row_of(samples[name], self.canary_ms, self.timing) for name in names}
 
@@ -106,7 +107,9 @@ class Bench:
         if self._visits and (known := self._visits.replay(name)) is not None:
             return known
         try:
-            found = self._visited(load())
+            with self._neighbours.not_counting():
+                runnable = load()
+            found = self._visited(runnable)
         except DeviceError as error:
             raise DeviceError(f"while measuring {name}: {error}") from error
         if self._visits:

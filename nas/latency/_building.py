@@ -14,19 +14,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.utils import _pytree as pytree
 
-from nas._fingerprint import fingerprint_of_texts
 from nas.architecture import Architecture, Block
-from nas.errors import DeviceError
+from nas.errors import DeviceError, TableError
 from nas.latency._bundles import Subject, bundle, bundle_size, row_of_bundle
 from nas.latency._canary import CANARY_WEIGHTS, bench_on, canary_provenance
 from nas.latency._network import distinct_architectures
-from nas.latency._provenance import provenance_of
+from nas.latency._provenance import measurement_on, provenance_of
 from nas.latency._row import Row
 from nas.latency._timing import Timing
 from nas.latency._visits import Visits
 from nas.latency.devices import Device, Runnable
 from nas.latency.devices._coreml_runtime import described_units, units_of
-from nas.latency.devices._machine import versions
 from nas.search_space import SearchSpace
 from nas.unet import block_inputs, example_inputs, make_block, make_network, make_shortcut, torch_dtype
 from nas.workload import Workload
@@ -35,14 +33,6 @@ if TYPE_CHECKING:
     from torch import nn
 
 BASE = "base"
-# What a measurement that goes on must have in common with the one that was interrupted, of a device's provenance.
-_SAME = (
-    "device",
-    "hardware",
-    "os",
-    "threads",
-    *("torch", "diffusers", "onnxruntime", "openvino", "coremltools", "coreai-core", "coreai-torch"),
-)
 _MAX_INSTANCES = 64
 # Modules are made anew in every pass: small ones in no time, those of a large network in as long as they are measured.
 _SMALL_MB = 200
@@ -50,8 +40,7 @@ _PASSES_OF_SMALL, _PASSES_OF_LARGE = 4, 3
 # Larger networks are not built as a whole: a table's rows take a small part of their memory. Nor are networks of few of
 # their blocks: exported, compiled and run, one of SDXL's of 1.2 GB took 5 GB in OpenVINO and 9 GB in ONNX Runtime.
 _LARGEST_WHOLE_MB = 4096
-# Random networks that are measured as wholes beside the full one: their median outvotes one that was disturbed.
-_RANDOM_WHOLES, _SEED_OF_WHOLES = 4, 20_231
+_SEED_OF_WHOLES = 20_231
 
 
 @dataclass(frozen=True)
@@ -77,8 +66,8 @@ class Plan:
         *,
         home: str,
         copies: bool,
+        whole_networks: int,
         bundle_mb: float = 0.0,
-        random_wholes: int = _RANDOM_WHOLES,
     ) -> Plan:
         """All distinct signatures of a space, its base, and a few whole networks unless they are too large.
 
@@ -87,10 +76,10 @@ class Plan:
             workload: the workload.
             home: torch device on which modules are made.
             copies: also what copies of blocks cost.
+            whole_networks: how many are measured end to end, the full one first; none of models above 4 GiB.
             bundle_mb: see `Device.bundle_mb`.
-            random_wholes: whole networks beside the full one; none of models above 4 GiB.
         """
-        wholes = {str(network): network for network in _wholes(space, workload, random_wholes)}
+        wholes = {str(network): network for network in _wholes(space, workload, whole_networks)}
         networks = {BASE: space.empty, **wholes}
         subjects = {name: partial(random_network, space, found, workload, home) for name, found in networks.items()}
         rows = dict(_rows(space, workload, copies=copies))
@@ -150,6 +139,7 @@ def build(
     device: Device,
     *,
     copies: bool,
+    whole_networks: int,
     timing: Timing,
     visits: str | os.PathLike[str] | None = None,
 ) -> Built:
@@ -157,15 +147,22 @@ def build(
     passes = timing.passes or passes_of(space, workload, keep_mb=device.keep_mb)
     keep_mb = kept_mb_of(space, workload, keep_mb=device.keep_mb)
     bench = bench_on(device, workload.precision, replace(timing, passes=passes), keep_mb=keep_mb)
-    plan = Plan.of(space, workload, home=device.home, copies=copies, bundle_mb=device.bundle_mb)
+    options = {"copies": copies, "whole_networks": whole_networks, "bundle_mb": device.bundle_mb}
+    plan = Plan.of(space, workload, home=device.home, **options)
     loading = _Loading(space, workload, device)
     loaders = {
         name: partial(loading.load, name, make, alone=name in plan.networks) for name, make in plan.subjects.items()
     }
-    kept = Visits(Path(visits), _title(space, workload, device, bench.timing)) if visits else None
-    rows = bench.measure_all(
-        loaders, description=f"Measuring {space.name} on {device.name}", twice=plan.networks, visits=kept
-    )
+    measured = measurement_on(device, space.to_dict(), workload, bench.timing, list(plan.subjects))
+    kept = Visits(Path(visits), measured) if visits else None
+    try:
+        rows = bench.measure_all(
+            loaders, description=f"Measuring {space.name} on {device.name}", twice=plan.networks, visits=kept
+        )
+    except DeviceError as error:
+        if loading.last not in plan.wholes:
+            raise
+        raise DeviceError(f"{error}; to leave whole networks out: whole_networks=0, --whole-networks 0") from error
     found = {"attention": attention_of(space), "loading_seconds": round(loading.seconds, 3)}
     found |= loading.placement(plan.subjects)
     provenance = provenance_of(device, workload, bench, **found, **canary_provenance())
@@ -197,18 +194,12 @@ def _numbers(inputs: Any) -> int:
     return sum(leaf.numel() for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, torch.Tensor))
 
 
-def _title(space: SearchSpace, workload: Workload, device: Device, timing: Timing) -> str:
-    # Whatever else a device says of itself may change with what was loaded.
-    known = device.provenance()
-    where = {name: known.get(name) for name in _SAME}
-    parts = space.to_dict(), workload, timing, where, canary_provenance(), versions("nas")
-    return fingerprint_of_texts(str(part) for part in parts)
-
-
-def _wholes(space: SearchSpace, workload: Workload, random_wholes: int) -> list[Architecture]:
-    if _mb_of(space, workload) > _LARGEST_WHOLE_MB:
+def _wholes(space: SearchSpace, workload: Workload, count: int) -> list[Architecture]:
+    if isinstance(count, bool) or not isinstance(count, int) or count < 0:
+        raise TableError(f"whole_networks is {count!r}; it must be a whole number of at least 0")
+    if count == 0 or _mb_of(space, workload) > _LARGEST_WHOLE_MB:
         return []
-    return [space.full, *distinct_architectures(space, random_wholes, _SEED_OF_WHOLES)]
+    return [space.full, *distinct_architectures(space, count - 1, _SEED_OF_WHOLES)]
 
 
 def passes_of(space: SearchSpace, workload: Workload, *, keep_mb: float = 0.0) -> int:
@@ -260,15 +251,21 @@ def _shortcut(block: Block, workload: Workload) -> Subject:
 
 
 class _Loading:
-    """Puts modules of one space on a device, and notes how long the device took and where it runs them."""
+    """Puts modules of one space on a device, and notes how long the device took and where it runs them.
+
+    Attributes:
+        seconds: what the device took for it.
+        last: the name of what was loaded last, or could not be.
+    """
 
     def __init__(self, space: SearchSpace, workload: Workload, device: Device) -> None:
         self._space, self._workload, self._device = space, workload, device
         self._units: dict[str, Counter[str]] = {}
-        self.seconds = 0.0
+        self.seconds, self.last = 0.0, ""
 
     def load(self, name: str, make: Callable[[], Subject], *, alone: bool = False) -> Runnable:
         """Make a module and load it: one instance of what runs alone, else as many as its weights ask for."""
+        self.last = name
         module, args, kwargs = subject = _made(make, self._workload)
         device, precision = self._device, self._workload.precision
         sizes = {"working_set_mb": device.working_set_mb, "min_instances": device.min_instances}

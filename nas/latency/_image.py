@@ -132,7 +132,7 @@ class ImageLatency:
         unet_batch_size: int | None = None,
         height: int | None = None,
         width: int | None = None,
-        precision: str = "fp32",
+        precision: str | None = None,
         threads: int | None = None,
         timing: Timing | None = None,
         step_overhead_ms: float | None = None,
@@ -150,7 +150,7 @@ class ImageLatency:
             unet_batch_size: see `from_components`.
             height: rows of the latent, not of the picture; the UNet's own when None.
             width: columns of the latent.
-            precision: "fp32", "fp16" or "bf16", of all three parts.
+            precision: "fp32", "fp16" or "bf16", of all three parts; the device's usual one when None, as for tables.
             threads: CPU threads; as the runtime chooses when None.
             timing: how long to measure.
             step_overhead_ms: scheduler and guidance a step. When None they are timed too, in eager torch where the
@@ -173,11 +173,13 @@ class ImageLatency:
             **unknown, **overheads, steps=steps, guided=guided, unet_batch_size=unet_batch_size
         )
         samples = counted.text_encoder_runs
+        device = as_device(device, threads=threads)
+        precision = precision or device.usual_precision
         conditions = Conditions(steps, samples, samples // counted.unet_runs_per_step, height, width, precision)
         parts, provenance = measure_parts(
             pipeline,
             conditions,
-            as_device(device, threads=threads),
+            device,
             timing=timing,
             with_step_overhead=step_overhead_ms is None,
         )
@@ -276,7 +278,8 @@ class ImageLatency:
             workload: the table's, `LatencyTable.workload`.
 
         Raises:
-            TableError: its batch size is not that of one execution, or its latent size not that of the parts.
+            TableError: its batch size is not that of one execution, or its latent size or precision not that of the
+                parts, where these are known.
         """
         require_workload(self, workload)
 

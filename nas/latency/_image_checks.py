@@ -74,6 +74,6 @@ def require_workload(image: ImageLatency, workload: Workload) -> None:
             f"with batch size {batch_size}, or another image"
         )
     # What is published or given need not say it.
-    size, known = f"{workload.height}x{workload.width}", image.provenance.get("resolution")
-    if known not in (None, size):
-        raise TableError(f"the image's parts are for latents of {known}, not of {size}; measure them for {size}")
+    for name, asked in (("resolution", f"{workload.height}x{workload.width}"), ("precision", workload.precision)):
+        if (known := image.provenance.get(name)) not in (None, asked):
+            raise TableError(f"the image's parts are of {name} {known}, not {asked}; measure them for {name} {asked}")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from nas._progress import say
 
@@ -22,7 +24,17 @@ class Neighbours:
     """Counts processor time that is not this process's own, from when it is made."""
 
     def __init__(self) -> None:
-        self._wall, self._all, self._own = time.perf_counter(), _busy_seconds(), time.process_time()
+        self._wall, self._all, self._own = _clocks()
+
+    @contextmanager
+    def not_counting(self) -> Iterator[None]:
+        """For what this process has others do, such as compilers, before anything is timed."""
+        before = _clocks()
+        try:
+            yield
+        finally:
+            wall, everybody, own = (now - then for now, then in zip(_clocks(), before, strict=True))
+            self._wall, self._all, self._own = self._wall + wall, self._all + everybody, self._own + own
 
     def busy_cores(self) -> float | None:
         """Cores' worth of work done by others since then, on average.
@@ -31,8 +43,8 @@ class Neighbours:
         """
         if psutil is None:
             return None
-        seconds = time.perf_counter() - self._wall
-        others = _busy_seconds() - self._all - (time.process_time() - self._own)
+        wall, everybody, own = _clocks()
+        seconds, others = wall - self._wall, everybody - self._all - (own - self._own)
         return max(0.0, others / seconds) if seconds >= _LEAST_SECONDS else 0.0
 
 
@@ -46,6 +58,11 @@ def warn_if_disturbed(busy_cores: float | None, *, cores: int | None = None) -> 
             f"Warning: other programs kept {busy_cores:.1f} of {cores} cores busy during this measurement, which makes "
             "latencies too high. Close them and measure again."
         )
+
+
+def _clocks() -> tuple[float, float, float]:
+    """Seconds of the wall's clock, of all processors' work and of this process's."""
+    return time.perf_counter(), _busy_seconds(), time.process_time()
 
 
 def _busy_seconds() -> float:

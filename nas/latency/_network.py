@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas.architecture import Architecture
 from nas.errors import ModelError, TableError
 from nas.latency._canary import bench_on, canary_provenance
-from nas.latency._provenance import now
+from nas.latency._provenance import measurement_on, now
 from nas.latency._row import Row
 from nas.latency._timing import Timing
 from nas.latency._validation import Pair, Validation
+from nas.latency._visits import Visits
 from nas.latency.devices import Device, Runnable, get_device
 from nas.search_space import SearchSpace
 from nas.workload import Workload
@@ -125,7 +128,14 @@ def space_of(unet: nn.Module, *, context_length: int = 77) -> SearchSpace:
 
 
 def validate(
-    table: LatencyTable, unet: nn.Module | None, *, networks: int, seed: int, device: Device, timing: Timing
+    table: LatencyTable,
+    unet: nn.Module | None,
+    *,
+    networks: int,
+    seed: int,
+    device: Device,
+    timing: Timing,
+    visits: str | os.PathLike[str] | None = None,
 ) -> Validation:
     """Measure random networks of the table's space end to end beside what the table predicts.
 
@@ -139,9 +149,10 @@ def validate(
         seed: of the random architectures.
         device: where to measure.
         timing: how long.
+        visits: file for all that is measured, as it is measured.
 
     Raises:
-        TableError: `networks` is not a whole number of at least 1.
+        TableError: `networks` is not a whole number of at least 1, or the file holds another measurement.
     """
     if isinstance(networks, bool) or not isinstance(networks, int) or networks < 1:
         raise TableError(f"networks is {networks!r}; it must be a whole number of at least 1")
@@ -156,7 +167,9 @@ def validate(
         name: partial(_load, table.space, table.workload, device, partial(_network, table, unet, architecture, device))
         for name, architecture in {**reference, **held_out}.items()
     }
-    rows = bench.measure_all(loaders, description="Validating on whole networks", twice=reference)
+    measured = measurement_on(device, table.space.to_dict(), table.workload, bench.timing, reference, held_out)
+    kept = Visits(Path(visits), measured) if visits else None
+    rows = bench.measure_all(loaders, description="Validating on whole networks", twice=reference, visits=kept)
     pairs = tuple(_pair(table, architecture, rows[name]) for name, architecture in held_out.items())
     slowdown = round(rows[FULL].latency_ms / table.wholes[full].latency_ms - 1, 6) if reference else None
     return Validation(pairs, seed, now(), slowdown)

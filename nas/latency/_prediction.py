@@ -59,6 +59,28 @@ class Costs:
         return runs @ self.run_ms + copies @ np.nan_to_num(self.copy_ms)
 
 
+def check_rows(space: SearchSpace, workload: Workload, rows: Mapping[str, Row], *, fixed: bool) -> None:
+    """Refuse rows that are missing, and rows that nothing in a space has.
+
+    Args:
+        space: the space.
+        workload: the workload.
+        rows: by signature.
+        fixed: whether blocks that may not be removed have rows as well.
+
+    Raises:
+        TableError: names the first.
+    """
+    known: set[str | None] = set()
+    for block in space.blocks:
+        own = block.signature(workload)
+        if fixed or block.place not in space.fixed:
+            _row(rows, own)
+        known |= {own, block.signature(workload, copy=True), block.shortcut_signature(workload)}
+    if unknown := [name for name in rows if name not in known]:
+        raise TableError(f"rows has {unknown[0]!r}, which no block of the search space has")
+
+
 def saving_ms(block: Block, workload: Workload, rows: Mapping[str, Row]) -> float:
     """What skipping the block saves: its row less that of the shortcut that stays, in ms."""
     shortcut = block.shortcut_signature(workload)

@@ -16,7 +16,7 @@ from nas.errors import TableError
 from nas.latency import _storage
 from nas.latency._frame import frame_of
 from nas.latency._network import as_device, device_of, validate
-from nas.latency._prediction import Costs, counts_of, saving_ms
+from nas.latency._prediction import Costs, check_rows, counts_of, saving_ms
 from nas.latency._provenance import now, workload_provenance
 from nas.latency._row import Row
 from nas.latency._timing import Timing, is_disturbed
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from nas.latency.devices import Device
 
+_A_LITTLE_BELOW = 0.9
 _BEST_WITH = "measure one with nas.LatencyTable.measure or `nas lut build`"
 
 
@@ -52,7 +53,7 @@ class LatencyTable:
         validation: the table's error on networks it has not seen, once `validate` ran.
 
     Raises:
-        TableError: rows are missing, or the base is above the full network.
+        TableError: rows are missing, or are of no block of the space, or the base is above a whole network.
     """
 
     schema: ClassVar[int] = _storage.SCHEMA
@@ -68,10 +69,13 @@ class LatencyTable:
     def __post_init__(self) -> None:
         if "device" not in self.provenance:
             raise TableError("provenance lacks the device")
+        check_rows(self.space, self.workload, self.rows, fixed=not self.is_fitted)
         blocks_ms = self._blocks_ms(self.space.full)
-        if blocks_ms < 0 or self.in_context < 0:
-            full_ms = self.base_ms + min(blocks_ms, self.in_context * blocks_ms)
-            raise TableError(f"base is {self.base_ms} ms, above the whole network's {full_ms:.6g} ms; {_BEST_WITH}")
+        least_ms = self.base_ms + min(blocks_ms, self.in_context * blocks_ms)
+        # A network of next to no blocks may be measured a little below the base.
+        least_ms = min([least_ms, *(row.latency_ms / _A_LITTLE_BELOW for row in self._steady_wholes.values())])
+        if least_ms < self.base_ms:
+            raise TableError(f"base is {self.base_ms} ms, above the whole network's {least_ms:.6g} ms; {_BEST_WITH}")
 
     # Where a table comes from.
 
@@ -88,6 +92,7 @@ class LatencyTable:
         precision: str | None = None,
         threads: int | None = None,
         copies: bool = True,
+        whole_networks: int = 5,
         timing: Timing | None = None,
         visits: str | os.PathLike[str] | None = None,
     ) -> LatencyTable:
@@ -103,6 +108,9 @@ class LatencyTable:
             precision: "fp32", "fp16" or "bf16"; the device's usual one when None, which is fp16 for Core ML.
             threads: CPU threads; as torch is set when None.
             copies: also measure what copies of blocks cost.
+            whole_networks: how many networks to measure end to end for `in_context`, the full one first; several
+                outvote one that was disturbed. None of models above 4 GiB. 0 where the device has no room for the
+                network: a block at a time, and the base, are then all there is in memory.
             timing: how long to measure.
             visits: file for all that is measured, as it is measured; an interrupted measurement goes on from there.
                 Remove it when the table is saved: from a complete one the same table is made once more.
@@ -117,7 +125,8 @@ class LatencyTable:
         size = {"height": height, "width": width, "context_length": context_length}
         device = as_device(device, threads=threads)
         workload = Workload.of(space, batch_size=batch_size, precision=precision or device.usual_precision, **size)
-        built = build(space, workload, device, copies=copies, timing=timing or Timing(), visits=visits)
+        options = {"copies": copies, "whole_networks": whole_networks, "visits": visits}
+        built = build(space, workload, device, timing=timing or Timing(), **options)
         return cls(space, workload, built.rows, built.base, built.provenance, wholes=built.wholes)
 
     @classmethod
@@ -215,8 +224,8 @@ class LatencyTable:
         networks in `wholes`, so that one that was disturbed is outvoted; those known to be disturbed count only where
         all are.
         """
-        steady = {network: row for network, row in self.wholes.items() if not is_disturbed(row.latency_ms, row.drift)}
-        found = [(row.latency_ms, self._blocks_ms(network)) for network, row in (steady or self.wholes).items()]
+        wholes = self._steady_wholes or self.wholes
+        found = [(row.latency_ms, self._blocks_ms(network)) for network, row in wholes.items()]
         factors = [(whole_ms - self.base_ms) / blocks_ms for whole_ms, blocks_ms in found if blocks_ms]
         return statistics.median(factors) if factors else 1.0
 
@@ -294,8 +303,11 @@ class LatencyTable:
         seed: int = 0,
         device: str | Device | None = None,
         timing: Timing | None = None,
+        visits: str | os.PathLike[str] | None = None,
     ) -> Validation:
         """Measure random networks end to end and keep the table's error on them in `validation`.
+
+        None of the networks has copies of blocks; of what copies take, the error says nothing.
 
         Args:
             unet: whose weights to use (none is copied or changed); random ones, a network at a time, when None.
@@ -303,14 +315,23 @@ class LatencyTable:
             seed: of the random architectures.
             device: where to measure; the table's own device when None.
             timing: how long to measure.
+            visits: as of `measure`.
 
         Raises:
             DeviceError: the device is not on this machine.
+            TableError: `networks` makes no sense, or the file holds another measurement.
+            StorageError: the file cannot be written.
         """
         chosen = device_of(self) if device is None else as_device(device)
         timing = timing or Timing()
-        self.validation = validate(self, unet, networks=networks, seed=seed, device=chosen, timing=timing)
+        options = {"networks": networks, "seed": seed, "timing": timing, "visits": visits}
+        self.validation = validate(self, unet, device=chosen, **options)
         return self.validation
+
+    @cached_property
+    def _steady_wholes(self) -> dict[Architecture, Row]:
+        # Those around which nothing speaks against what was measured.
+        return {network: row for network, row in self.wholes.items() if not is_disturbed(row.latency_ms, row.drift)}
 
     def _blocks_ms(self, architecture: Architecture) -> float:
         # What its blocks take one by one.

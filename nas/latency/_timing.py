@@ -64,9 +64,10 @@ class Timing:
         min_seconds: time spent at least, all passes together.
         max_seconds: time after which no further sample is taken, all passes together.
         target_error: standard error of the median, as a fraction of it, at which it counts as settled.
-        sample_ms: executions are averaged until they fill this time, the canary before each included.
-        warm_up_ms: executions before the first sample of a visit, at least one; of what takes `max_seconds` itself the
-            first execution counts.
+        sample_ms: executions are averaged until they fill this time, the canary before each included; by the device's
+            clock or the wall's, whichever says so first.
+        warm_up_ms: executions before the first sample of a visit, at least one, by the same clocks; of what takes
+            `max_seconds` itself the first execution counts.
         max_drift: samples count if the canary's time around them was within this fraction of its usual time.
         extra_seconds: time for visiting again, after all passes, what has fewer than `min_repeats` samples that count.
             It is for everything together that is measured in one go.
@@ -178,8 +179,8 @@ def visit(
     if first.time_ms < _LONG_MS:
         run = run_whole
     samples = [first] if first.time_ms >= 1000 * timing.max_seconds > 0 else []
-    warm_up_ms = first.time_ms
-    while warm_up_ms < timing.warm_up_ms:
+    warm_up_ms, started = first.time_ms, perf_counter()
+    while max(warm_up_ms, first.time_ms + _ms_since(started)) < timing.warm_up_ms:
         warm_up_ms += run_ms()
     while not _enough(samples, timing):
         samples.append(_sample(run, canary_ms, timing.sample_ms, first.time_ms))
@@ -193,13 +194,18 @@ def _sample(
     canaries = _fill(canary_ms, _SHARE_AROUND * expected_ms)
     parts_ms = tuple(run())
     times = [sum(parts_ms)]
-    while sum(times) + sum(canaries) < wanted_ms:
+    while max(sum(times) + sum(canaries), _ms_since(started)) < wanted_ms:
         canaries.append(canary_ms())
         times.append(sum(run()))
     canaries += _fill(canary_ms, _SHARE_AROUND * times[-1])
     in_parts = parts_ms if len(parts_ms) > 1 and times[0] >= _LONG_MS and len(times) == 1 else ()
     seconds = max((sum(times) + sum(canaries)) / 1000, perf_counter() - started)
     return Sample(statistics.fmean(times), len(times), statistics.fmean(canaries), seconds, in_parts)
+
+
+def _ms_since(started: float) -> float:
+    """By the wall clock: a device may execute many instances for the time that it gives, or hang on a cable."""
+    return 1000 * (perf_counter() - started)
 
 
 def _fill(canary_ms: Callable[[], float], wanted_ms: float) -> list[float]:

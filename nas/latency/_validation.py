@@ -42,7 +42,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Validation:
-    """A table's error on random networks, measured end to end. All errors are fractions.
+    """A table's error on random networks without copies of blocks, measured end to end. All errors are fractions.
 
     Attributes:
         pairs: the networks, predicted and measured.

@@ -53,7 +53,7 @@ def test_a_table_goes_through_a_kit(
     nas_command: Run, pretended: dict[str, object], small_space: Path, tmp_path: Path
 ) -> None:
     kit, file = tmp_path / "kit", tmp_path / "lut.yaml"
-    options = ("--target", "iOS18", "--attention", "split-einsum", "--whole-networks", 1)
+    options = ("--target", "iOS18", "--attention", "split-einsum", "--whole-networks", 2)
     exported = nas_command("lut", "export", "--space", small_space, "--out", kit, *options, "--json").document
     assert pretended == {"target": "iOS18", "attention": "split-einsum"}
     assert exported["packages"] == len(list((kit / "packages").iterdir())) - 1

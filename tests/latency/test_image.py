@@ -128,7 +128,7 @@ def test_a_table_of_the_images_batch_and_size_will_do() -> None:
     image(unet_batch_size=1).require(replace(workload, batch_size=1))
     with pytest.raises(TableError, match="one run of its UNet is a batch of 1, not of 2"):
         image(unet_batch_size=1).require(workload)
-    with pytest.raises(TableError, match="64x64, not of 16x16"):
+    with pytest.raises(TableError, match="64x64, not 16x16"):
         image(provenance={"resolution": "64x64"}).require(workload)
 
 

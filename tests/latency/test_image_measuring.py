@@ -105,3 +105,18 @@ def test_nothing_is_measured_for_steps_that_cannot_be(shared_pipeline: StableDif
     with pytest.raises(TableError, match="steps"):
         ImageLatency.measure(shared_pipeline, device=device, steps=0)
     assert device.loaded == []
+
+
+@pytest.mark.parametrize(("asked", "precision"), [(None, "fp16"), ("fp32", "fp32")])
+def test_the_precision_is_the_devices_unless_somebody_says(
+    shared_pipeline: StableDiffusionPipeline, asked: str | None, precision: str
+) -> None:
+    class Half(FakeDevice):
+        usual_precision = "fp16"
+
+    found = ImageLatency.measure(shared_pipeline, device=Half(), steps=5, step_overhead_ms=0.0, precision=asked)
+    assert found.provenance["precision"] == precision
+    other = "fp32" if precision == "fp16" else "fp16"
+    found.require(Workload(2, 8, 8, 16, precision))
+    with pytest.raises(TableError, match=f"of precision {precision}, not {other}; measure them for precision {other}"):
+        found.require(Workload(2, 8, 8, 16, other))

@@ -43,3 +43,13 @@ def test_people_are_warned_when_others_work(capsys, busy, warns):
 
 def test_a_table_says_how_busy_the_machine_was(fake_table):
     assert fake_table.provenance["other_work_cores"] >= 0
+
+
+def test_what_is_done_before_anything_is_timed_does_not_count(monkeypatch):
+    clocks = [0.0, 0.0, 0.0]
+    monkeypatch.setattr("nas.latency._neighbours._clocks", lambda: tuple(clocks))
+    neighbours = Neighbours()
+    with neighbours.not_counting():
+        clocks[:] = [60.0, 110.0, 10.0]  # compilers, in processes of their own
+    clocks[:] = [70.0, 121.0, 20.0]
+    assert neighbours.busy_cores() == pytest.approx(0.1)

@@ -7,18 +7,20 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from diffusers import UNet2DConditionModel
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from nas import Architecture, LatencyTable, SearchSpace, Workload
 from nas.errors import ArchitectureError, DeviceError, TableError
-from nas.latency import Row, Timing
+from nas.latency import Row, Timing, Validation
 from nas.latency._canary import CANARY_WEIGHTS
-from nas.latency.devices import Device
+from nas.latency.devices import Device, Runnable
 from nas.latency.testing import FakeDevice
 from nas.unet import apply_architecture, share_structure
 
@@ -351,3 +353,44 @@ def test_a_device_that_puts_in_an_attention_names_it(tiny_space: SearchSpace) ->
 
     assert LatencyTable.measure(tiny_space, device=Splitting()).provenance["attention"] == "split-einsum"
     assert LatencyTable.measure(tiny_space, device=FakeDevice()).provenance["attention"] == "AttnProcessor2_0"
+
+
+def test_without_room_for_the_network_there_is_a_table_of_its_blocks(tiny_space: SearchSpace) -> None:
+    class Small(FakeDevice):
+        """Has room for the base and not for the full network."""
+
+        def load(self, module: nn.Module, *args: object, **kwargs: object) -> Runnable:
+            runnable = super().load(module, *args, **kwargs)
+            size = sum(parameter.numel() for parameter in module.parameters())
+            if isinstance(module, UNet2DConditionModel) and size > 0.7 * tiny_space.parameters:
+                raise DeviceError("out of memory")
+            return runnable
+
+    with pytest.raises(DeviceError, match=r"out of memory; to leave whole networks out: .*--whole-networks 0"):
+        LatencyTable.measure(tiny_space, device=Small())
+    table, whole = LatencyTable.measure(tiny_space, device=Small(), whole_networks=0), FakeDevice()
+    assert (len(table.wholes), table.in_context) == (0, 1.0)
+    assert table.rows == LatencyTable.measure(tiny_space, device=whole, whole_networks=2).rows
+    assert len(LatencyTable.measure(tiny_space, device=whole, whole_networks=2).wholes) == 2
+    with pytest.raises(TableError, match="whole_networks is -1"):
+        LatencyTable.measure(tiny_space, device=whole, whole_networks=-1)
+
+
+def test_an_interrupted_validation_goes_on_to_the_same_figures(fake_table: LatencyTable, tmp_path: Path) -> None:
+    class Stopping(FakeDevice):
+        def load(self, *args: object, **kwargs: object) -> Runnable:
+            if len(self.loaded) == 5:
+                raise KeyboardInterrupt
+            return super().load(*args, **kwargs)
+
+    def validate(device: FakeDevice, **options: Any) -> Validation:
+        return copy.copy(fake_table).validate(networks=4, device=device, visits=tmp_path / "visits", **options)
+
+    whole = copy.copy(fake_table).validate(networks=4, device=FakeDevice())
+    with pytest.raises(KeyboardInterrupt):
+        validate(Stopping())
+    with pytest.raises(TableError, match="another measurement"):
+        validate(FakeDevice(), seed=1)
+    rest = FakeDevice()
+    assert validate(rest).pairs == whole.pairs
+    assert 1 < len(rest.loaded) < 1 + 2 * 5 + 1

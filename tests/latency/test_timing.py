@@ -241,3 +241,20 @@ def test_of_many_samples_the_nearest_tenth_is_taken_where_too_few_count() -> Non
     row = row_of(samples, 2.0, Timing(min_repeats=1))
     assert row.count == 4
     assert row.latency_ms == 1.025
+
+
+def test_a_device_that_runs_many_for_one_time_is_not_warmed_up_many_times_longer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of whose executions, 62.5 ms each, the mean over the instances is given."""
+    spent, runs = 0.0, 0
+
+    def run_ms() -> float:
+        nonlocal spent, runs
+        spent, runs = spent + 0.0625, runs + 1
+        return 1.0
+
+    monkeypatch.setattr("nas.latency._timing.perf_counter", lambda: spent)
+    timing = Timing(min_repeats=1, max_repeats=1, sample_ms=125, warm_up_ms=125, target_error=0)
+    (sample,) = visit(run_ms, lambda: 0.1, timing)
+    assert (runs, sample.runs) == (1 + 2 + 2, 2)

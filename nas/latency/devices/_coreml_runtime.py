@@ -6,13 +6,18 @@ None of what is in this file has been run yet on a Mac, an iPhone or an iPad: it
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import platform
+import subprocess
+import tempfile
 import warnings
+import weakref
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -181,10 +186,16 @@ class PhoneRuntime:
             self._phone = self._loop.run(found[0].prepare_for_model_debugging(credentials=credentials))
 
     def provenance(self) -> dict[str, str | int | float]:
-        """The device as its owner calls it (coremltools knows no model's name), and the Mac that it is connected to."""
+        """The device's model, with a mark of its own, and the Mac that it is connected to.
+
+        Many phones are called "iPhone" by their owners, and coremltools knows no model's name: Xcode's tool is asked.
+        Where it does not say, the owner's name stands for the model.
+        """
+        model = _model_of(self._phone.udid) or self._phone.name
+        mark = sha256(self._phone.udid.encode()).hexdigest()[:8]
         system = f"{self._phone.os_version} ({self._phone.os_build_number})"
         mac = machine()
-        return {"hardware": self._phone.name, "os": system, "python": mac["python"], "host": mac["hardware"]}
+        return {"hardware": f"{model} [{mark}]", "os": system, "python": mac["python"], "host": mac["hardware"]}
 
     def load(self, package: Path, unit: str) -> LoadedProgram:
         """See `CoreMLRuntime.load`."""
@@ -202,6 +213,8 @@ class _PhoneProgram:
                 str(package), weights_dir="", compute_units=units, device=phone
             )
             loop.run(self._model.load())
+        # coremltools' own finalizer makes a coroutine that nobody runs, and the app keeps every program.
+        weakref.finalize(self, _unload, self._model, loop)
 
     def predict(self, inputs: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
         """See `LoadedProgram.predict`."""
@@ -217,6 +230,26 @@ class _PhoneProgram:
         """From the device's own compute plan."""
         with explained_by_coreml("say where this program would run"):
             return placement_of(self._loop.run(self._model.retrieve_compute_plan()))
+
+
+def _unload(model: Any, loop: Waiting) -> None:
+    with suppress(Exception):  # of a device that was unplugged, which holds nothing any longer
+        loop.finish(model.unload())
+
+
+def _model_of(udid: str) -> str | None:
+    """Such as "iPhone 14 Pro", from `devicectl`'s list of devices; None where it cannot be had."""
+    with tempfile.TemporaryDirectory(prefix="nas-") as folder:
+        path = Path(folder) / "devices.json"
+        command = ["xcrun", "devicectl", "list", "devices", "--json-output", str(path)]
+        try:
+            subprocess.run(command, check=True, capture_output=True, timeout=60)
+            devices = json.loads(path.read_text(encoding="utf-8"))["result"]["devices"]
+            hardware = [device["hardwareProperties"] for device in devices]
+        except (OSError, subprocess.SubprocessError, ValueError, KeyError, TypeError):
+            return None
+    own = next((found for found in hardware if found.get("udid") == udid), {})
+    return own.get("marketingName") or own.get("productType")
 
 
 @contextmanager

@@ -97,7 +97,7 @@ def export_kit(
     converter: Converter | None = None,
     workload: Workload | None = None,
     copies: bool = True,
-    random_wholes: int = 0,
+    whole_networks: int = 1,
 ) -> Manifest:
     """Convert all that a table of a space needs, with a script beside it that measures it elsewhere.
 
@@ -107,8 +107,8 @@ def export_kit(
         converter: to Core ML for iOS 17 when None.
         workload: what to convert for; the space's own latent size, batch 2 and fp16 when None.
         copies: also what copies of blocks cost.
-        random_wholes: whole networks beside the full one, which say what blocks take in context; each is as large as
-            the model. There are none of models above 4 GiB.
+        whole_networks: how many networks to measure end to end, which say what blocks take in context, the full one
+            first; each is nearly as large as the model. There are none of models above 4 GiB.
 
     Raises:
         DeviceError: a module cannot be converted.
@@ -118,7 +118,7 @@ def export_kit(
     converter = converter or _coreml()
     workload = workload or Workload.of(space, batch_size=2, precision="fp16")
     bundle_mb = converter.bundle_mb
-    plan = Plan.of(space, workload, home="cpu", copies=copies, bundle_mb=bundle_mb, random_wholes=random_wholes)
+    plan = Plan.of(space, workload, home="cpu", copies=copies, whole_networks=whole_networks, bundle_mb=bundle_mb)
     with replacing(kit) as folder:
         (folder / PACKAGES).mkdir(parents=True)
         writing = _Writing(folder, converter, space, workload)

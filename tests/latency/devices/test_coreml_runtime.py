@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import json
+import os
 import platform
 import warnings
 from pathlib import Path
@@ -13,7 +16,7 @@ import pytest
 
 from nas.errors import DeviceError
 from nas.latency.devices import MacRuntime, PhoneRuntime, device_names, get_device
-from nas.latency.devices._coreml_runtime import placement_of
+from nas.latency.devices._coreml_runtime import _model_of, placement_of
 
 pytest.importorskip("coremltools")
 
@@ -110,7 +113,7 @@ def test_a_phone_is_prepared_and_predicts_by_its_own_clock(
     from coremltools.models.ml_program.experimental.remote_device import AppSigningCredentials, Device, DeviceType
 
     phone = create_autospec(Device, instance=True)
-    phone.name, phone.os_version, phone.os_build_number = "the phone", "18.1", "22B83"
+    phone.name, phone.os_version, phone.os_build_number, phone.udid = "the phone", "18.1", "22B83", "0000-1"
     phone.prepare_for_model_debugging = AsyncMock(return_value=phone)
     find = create_autospec(Device.get_connected_devices, return_value=[])
     monkeypatch.setattr(Device, "get_connected_devices", find)
@@ -126,7 +129,7 @@ def test_a_phone_is_prepared_and_predicts_by_its_own_clock(
         credentials=AppSigningCredentials(development_team="TEAM")
     )
     found = runtime.provenance()
-    assert (found["hardware"], found["os"]) == ("the phone", "18.1 (22B83)")
+    assert (found["hardware"], found["os"]) == ("the phone [a34bbefb]", "18.1 (22B83)")
 
     model = create_autospec(RemoteMLModelAsyncWrapper, instance=True)
     model.predict.return_value = {"y": 1}
@@ -141,6 +144,36 @@ def test_a_phone_is_prepared_and_predicts_by_its_own_clock(
     assert program.predict(INPUTS) == {"y": 1}
     assert program.predict_ms(INPUTS) == 1.5
     assert program.placement() == PLACED
+    model.unload.assert_not_awaited()
+    del program
+    gc.collect()
+    model.unload.assert_awaited_once_with()
+
+
+@pytest.mark.parametrize(
+    ("listed", "model"),
+    [
+        ({"udid": "0000-1", "marketingName": "iPhone 14 Pro", "productType": "iPhone15,2"}, "iPhone 14 Pro"),
+        ({"udid": "0000-1", "productType": "iPhone15,2"}, "iPhone15,2"),
+        ({"udid": "0000-2", "marketingName": "iPad"}, None),
+        (None, None),
+    ],
+)
+def test_a_phone_is_known_by_its_model(
+    listed: dict[str, str] | None, model: str | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """By a stand-in for Xcode's tool, which is called as that is."""
+    devices = {"result": {"devices": [{"hardwareProperties": listed}] if listed else []}}
+    tool = tmp_path / "xcrun"
+    tool.write_text(
+        f"#!/bin/sh\n[ \"$1 $2 $3 $4\" = 'devicectl list devices --json-output' ] || exit 1\n"
+        f"cat > \"$5\" <<'END'\n{json.dumps(devices)}\nEND\n"
+    )
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    assert _model_of("0000-1") == model
+    tool.unlink()
+    assert _model_of("0000-1") is None
 
 
 def test_phones_that_do_not_exist_are_refused() -> None:

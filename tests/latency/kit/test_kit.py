@@ -25,7 +25,7 @@ TIMING = Timing(passes=2, extra_seconds=0)
 @pytest.fixture(scope="module")
 def exported(tiny_space: SearchSpace, tmp_path_factory: pytest.TempPathFactory) -> Path:
     kit = tmp_path_factory.mktemp("kits") / "kit"
-    export_kit(tiny_space, kit, converter=CostConverter(), random_wholes=2)
+    export_kit(tiny_space, kit, converter=CostConverter(), whole_networks=3)
     return kit
 
 
