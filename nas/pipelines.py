@@ -21,6 +21,9 @@ def load_pipeline(
 ) -> DiffusionPipeline:
     """Load a text-to-image pipeline from a folder; nothing is looked up on a network and no pickle is opened.
 
+    All its networks are in float32 then, whatever the files hold: what was saved in half precision is trained and
+    judged as any other. Of a folder that has weights of the variant "fp16" only, those are taken.
+
     Args:
         path: a folder with a `model_index.json`; the bundled pipeline when not given.
         unet: the folder of a UNet, stock or evolved, to put in place of the pipeline's own.
@@ -28,6 +31,7 @@ def load_pipeline(
     Raises:
         ModelError: the folder is missing, incomplete or damaged.
     """
+    import torch
     from diffusers import DiffusionPipeline
 
     # diffusers finds the class of an evolved UNet, or of a slim autoencoder, inside a saved pipeline only where its
@@ -39,9 +43,14 @@ def load_pipeline(
     _require(folder, "model_index.json", "pipeline")
     parts = {} if unet is None else {"unet": load_unet(unet)}
     try:
-        pipe = DiffusionPipeline.from_pretrained(folder, local_files_only=True, use_safetensors=True, **parts)
+        options = {"local_files_only": True, "use_safetensors": True, **_variant(folder / "unet"), **parts}
+        pipe = DiffusionPipeline.from_pretrained(folder, **options)
     except Exception as error:
         raise _damaged(folder, "pipeline", error) from error
+    # diffusers does so itself and transformers does not; a mixture cannot be sampled.
+    for part in pipe.components.values():
+        if isinstance(part, torch.nn.Module):
+            torch.nn.Module.to(part, torch.float32)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
@@ -63,7 +72,7 @@ def load_unet(path: str | os.PathLike[str]) -> UNet2DConditionModel:
         kind = EvolvedUNet if config.get("_class_name") == "EvolvedUNet" else UNet2DConditionModel
     except (OSError, ValueError, AttributeError) as error:
         raise _damaged(folder, "UNet", error) from error
-    return load_part(kind, folder, "UNet", use_safetensors=True).eval()
+    return load_part(kind, folder, "UNet", use_safetensors=True, **_variant(folder)).eval()
 
 
 def load_part(kind: Any, path: str | os.PathLike[str], what: str, *, file: str = "config.json", **options: Any) -> Any:
@@ -104,6 +113,12 @@ def quiet_libraries() -> Iterator[None]:
         for library, (verbosity, bars) in zip(libraries, before, strict=True):
             library.set_verbosity(verbosity)
             (library.enable_progress_bar if bars else library.disable_progress_bar)()
+
+
+def _variant(folder: Path) -> dict[str, str]:
+    """For `from_pretrained`: that the weights in a folder are of the variant "fp16", if they are that only."""
+    names = [file.name for file in folder.glob("*.safetensors")]
+    return {"variant": "fp16"} if names and all(".fp16." in name for name in names) else {}
 
 
 def _require(folder: Path, file: str, what: str) -> None:

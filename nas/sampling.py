@@ -20,6 +20,8 @@ from nas._schedulers import scheduled
 from nas.errors import ModelError, NasError
 from nas.unet import folded_width, guidance_embedding
 
+# Decoders have maps of hundreds of channels at the picture's size.
+_PIXELS_AT_ONCE = 2**20
 _PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 
 
@@ -291,11 +293,17 @@ def guided_output(
 
 @torch.no_grad()
 def decode_latents(vae: nn.Module, latents: Tensor) -> Tensor:
-    """Pictures `[b x 3 x h x w]` with values from 0 to 1, float32."""
+    """Pictures `[b x 3 x h x w]` with values from 0 to 1, float32; of large ones a few at a time, to save memory."""
     device, dtype = placement(vae)
     latents = latents.to(device, dtype) / vae.config.scaling_factor
-    images = vae.decode(latents, return_dict=False)[0]
-    return (images / 2 + 0.5).clamp(0, 1).float()
+    parts = [vae.decode(part, return_dict=False)[0] for part in latents.split(pictures_at_once(vae, latents.shape))]
+    return (torch.cat(parts) / 2 + 0.5).clamp(0, 1).float()
+
+
+def pictures_at_once(vae: nn.Module, shape: Sequence[int]) -> int:
+    """How many latents of a shape `[... x h x w]` to decode at a time: about a megapixel, which takes a few GB."""
+    enlargement = 2 ** (len(vae.config.block_out_channels) - 1)
+    return max(1, _PIXELS_AT_ONCE // (shape[-2] * shape[-1] * enlargement**2))
 
 
 def to_uint8(images: Tensor) -> np.ndarray:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from diffusers import AutoencoderKL, DDIMScheduler
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline
 
 from nas.errors import ModelError
-from nas.pipelines import load_part, load_unet
+from nas.pipelines import load_part, load_pipeline, load_unet
 
 
 @pytest.fixture
@@ -42,3 +43,15 @@ def test_what_is_damaged(folder: Path, text: str) -> None:
     (folder / "config.json").write_text(text)
     with pytest.raises(ModelError, match=r"the UNet at .* is incomplete or damaged"):
         load_unet(folder)
+
+
+@pytest.mark.parametrize("variant", [None, "fp16"])
+def test_half_precision_on_the_disk_is_float32_in_memory(
+    tiny_pipeline: StableDiffusionPipeline, tmp_path: Path, variant: str | None
+) -> None:
+    tiny_pipeline.to(torch.float16).save_pretrained(tmp_path, variant=variant)
+    pipe = load_pipeline(tmp_path)
+    assert {part.dtype for part in (pipe.unet, pipe.vae, pipe.text_encoder)} == {torch.float32}
+    assert torch.equal(pipe.unet.conv_in.weight, tiny_pipeline.unet.conv_in.weight.float())
+    assert torch.equal(load_unet(tmp_path / "unet").conv_in.weight, pipe.unet.conv_in.weight)
+    assert len(pipe("abc", num_inference_steps=1, output_type="np").images) == 1

@@ -27,6 +27,7 @@ from nas.sampling import (
     encode_prompts,
     in_mode,
     latent_shape,
+    pictures_at_once,
     prompt_noise,
     require_text_only,
     require_text_to_image,
@@ -221,3 +222,17 @@ def test_networks_that_need_more_than_a_text(tiny_pipeline, tiny_unet):
     tiny_pipeline.vae = None
     with pytest.raises(ModelError, match="has no vae"):
         require_text_to_image(tiny_pipeline)
+
+
+def test_large_pictures_are_decoded_a_few_at_a_time(shared_pipeline, monkeypatch):
+    latents = prompt_noise(5, (4, 8, 8), seed=0)
+    assert pictures_at_once(shared_pipeline.vae, latents.shape) > 1000
+    whole = decode_latents(shared_pipeline.vae, latents)
+    monkeypatch.setattr("nas.sampling._PIXELS_AT_ONCE", 2 * 16 * 16 + 1)
+    seen = []
+    with shared_pipeline.vae.decoder.register_forward_hook(lambda module, args, out: seen.append(len(out))):
+        parts = decode_latents(shared_pipeline.vae, latents)
+    assert seen == [2, 2, 1]
+    torch.testing.assert_close(parts, whole)
+    monkeypatch.setattr("nas.sampling._PIXELS_AT_ONCE", 1)
+    assert pictures_at_once(shared_pipeline.vae, latents.shape) == 1

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
+from hashlib import file_digest, sha256
 from typing import Any
 
+import numpy as np
+
 from nas._fingerprint import fingerprint_of_modules, fingerprint_of_texts
+from nas._progress import say
 from nas.compression._inputs import Inputs, Model
 from nas.compression._plan import measured_image
 from nas.compression._records import Outcome, Record, once
 from nas.errors import DeviceError
 from nas.latency import ImageLatency
-from nas.quality import GUIDANCE_SCALES, Evaluation, evaluate
+from nas.quality import GUIDANCE_SCALES, Evaluation, evaluate, picture_files
 from nas.quality import Model as Sampled
 
 LATENCY, EVALUATION = "latency", "evaluation"
@@ -24,20 +28,20 @@ def measure_images(inputs: Inputs, model: Model) -> tuple[Record, ImageLatency |
     """The image before and after, measured one after the other; None where the table's device is elsewhere."""
     folder = inputs.recipe.folder / LATENCY
     identity = {**inputs.identity(), "model": fingerprint_of_modules(model.unet, model.vae), "steps": model.steps}
-    record = once(folder, LATENCY, identity, lambda: _measure(inputs, model))
-    if not record.figures["measured"]:
-        return record, None, None
+    try:
+        record = once(folder, LATENCY, identity, lambda: _measure(inputs, model))
+    except DeviceError as error:
+        # Nothing is written down: called where the device is, the recipe measures then.
+        say(f"the image is not measured before and after: {error}")
+        return Record(LATENCY, identity, figures={"measured": False, "reason": str(error)}), None, None
     return record, ImageLatency.load(folder / BEFORE), ImageLatency.load(folder / AFTER)
 
 
 def _measure(inputs: Inputs, model: Model) -> Outcome:
     folder = inputs.recipe.folder / LATENCY
-    try:
-        # Both anew: hours may lie between the plan and now, and machines drift.
-        before = measured_image(inputs, inputs.original, folded_later=inputs.recipe.folded)
-        after = measured_image(inputs, model)
-    except DeviceError as error:
-        return Outcome(figures={"measured": False, "reason": str(error)})
+    # Both anew: hours may lie between the plan and now, and machines drift.
+    before = measured_image(inputs, inputs.original, folded_later=inputs.recipe.folded)
+    after = measured_image(inputs, model)
     before.save(folder / BEFORE)
     after.save(folder / AFTER)
     parts = {name: image.breakdown().to_dict("records") for name, image in (("before", before), ("after", after))}
@@ -58,6 +62,7 @@ def evaluate_models(inputs: Inputs, model: Model, undistilled: Model) -> tuple[R
     told = {name: value for name, value in asdict(settings).items() if name not in _OTHERS}
     identity = {**inputs.identity(), "settings": {**told, "prompts": texts}, "steps": recipe.steps}
     identity["model"] = fingerprint_of_modules(model.unet, model.vae)
+    identity["files"] = _fingerprint_of_files(inputs)
 
     def work() -> Outcome:
         result = evaluate(
@@ -74,7 +79,18 @@ def evaluate_models(inputs: Inputs, model: Model, undistilled: Model) -> tuple[R
         result.save(folder / FILE)
         return Outcome(figures={"points": result.to_frame().to_dict("records")})
 
-    return once(folder, EVALUATION, identity, work), Evaluation.load(folder / FILE)
+    # The points in the folder know what they are of, so those that are wanted still are not drawn again.
+    return once(folder, EVALUATION, identity, work, anew=True), Evaluation.load(folder / FILE)
+
+
+def _fingerprint_of_files(inputs: Inputs) -> str:
+    """Of the real pictures and of the network for FID, which may change while their names stay."""
+    real, inception = inputs.real, inputs.recipe.evaluation.inception
+    digest = sha256()
+    for file in [*([] if isinstance(real, np.ndarray) else picture_files(real)), *([inception] if inception else [])]:
+        with open(file, "rb") as stream:
+            digest.update(file_digest(stream, "sha256").digest())
+    return digest.hexdigest()[:16]
 
 
 def _compared(inputs: Inputs, model: Model, undistilled: Model) -> dict[str, Sampled]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
 from nas._fingerprint import fingerprint_of_modules, fingerprint_of_texts
@@ -71,6 +72,8 @@ class Inputs:
         predicts = prediction_type(self.pipe.scheduler)
         if recipe.step_distillation is not None and predicts not in ("epsilon", "v_prediction"):
             raise ModelError(f"the pipeline predicts {predicts!r}; steps are distilled of 'epsilon' or 'v_prediction'")
+        if placement(self.pipe.unet)[1] == torch.float16:
+            raise ModelError("the pipeline is in float16; load it in float32 and train with mixed_precision='fp16'")
         if folded_width(self.pipe.unet) is not None:
             raise ModelError("the pipeline's UNet is told the guidance already; compress the one it was made from")
         self.lut = recipe.lut if isinstance(recipe.lut, LatencyTable) else LatencyTable.load(recipe.lut)
@@ -106,6 +109,7 @@ class Inputs:
     def _sampled(self, prompts: list[str], file: str, *, seed: int) -> TrainingData:
         recipe = self.recipe
         options = {"steps": recipe.data.steps, "guidance_scale": recipe.guidance_scale, "seed": seed}
+        options["batch_size"] = recipe.data.batch_size
         return synthetic_data(self.pipe, prompts, path=recipe.folder / "data" / file, **options)
 
     def judge(self, model: Model, *, steps: int | None = None) -> ClipScore:
@@ -117,6 +121,7 @@ class Inputs:
             steps=steps or model.steps,
             guidance_scale=self.recipe.guidance_scale,
             seed=self.recipe.seed,
+            batch_size=self.recipe.judge.batch_size,
         )
 
     def accelerator(self) -> dict[str, Any]:

@@ -20,11 +20,13 @@ from nas.decoder import count_parameters, prune_decoder
 from nas.errors import BudgetError, DeviceError, TableError
 from nas.latency import ImageLatency, measure_decoders_ms
 from nas.latency.devices import get_device
+from nas.sampling import pictures_at_once
 from nas.search import profile, safety_margin
 from nas.supernet import EvolvedUNet
 
 NAME = "plan"
 IMAGE, VAE = "image.yaml", "vae"
+_MOST_TO_REFIT = 32
 
 
 class Plan:
@@ -156,8 +158,11 @@ class Plan:
 
     def _pruned(self) -> nn.Module:
         inputs, settings = self.inputs, self.recipe.decoder
-        latents = inputs.data.latents[: settings.refit_latents] if settings.refit_latents else None
-        slim = prune_decoder(inputs.pipe.vae, settings.keep, latents=latents)
+        vae, latents, count = inputs.pipe.vae, None, settings.refit_latents
+        if count != 0:
+            sampled = inputs.data.latents
+            latents = sampled[: count or min(_MOST_TO_REFIT, pictures_at_once(vae, sampled.shape))]
+        slim = prune_decoder(vae, settings.keep, latents=latents)
         with replacing(self.folder / VAE) as temporary:
             slim.save_pretrained(temporary)
         return slim

@@ -51,7 +51,9 @@ class Record:
     figures: Mapping[str, Any] = field(default_factory=dict)
 
 
-def once(folder: Path, stage: str, identity: Mapping[str, Any], work: Callable[[], Outcome]) -> Record:
+def once(
+    folder: Path, stage: str, identity: Mapping[str, Any], work: Callable[[], Outcome], *, anew: bool = False
+) -> Record:
     """Do a stage's work unless its record says that it is done.
 
     The record is written before the work, so that a stage that was stopped is only gone on with by the same settings.
@@ -61,6 +63,8 @@ def once(folder: Path, stage: str, identity: Mapping[str, Any], work: Callable[[
         stage: its name.
         identity: see `Record`.
         work: does it, or goes on with it.
+        anew: do the stage anew where the folder holds it with another identity, instead of refusing: for work that
+            loses nothing by it.
 
     Raises:
         SearchError: the folder holds the stage with another identity, or its record is damaged.
@@ -68,6 +72,8 @@ def once(folder: Path, stage: str, identity: Mapping[str, Any], work: Callable[[
     """
     path, identity = folder / RECORD, plain(identity)  # as it will be read back
     record = _read(path) or Record(stage, identity)
+    if anew and record.identity != identity:
+        record = Record(stage, identity)
     _require_same(folder, record, identity)
     if record.finished:
         return record

@@ -27,14 +27,16 @@ class DataSettings:
         prompts: texts, or a file of them; `captions/train.json` in the pipeline's folder when None.
         max_prompts: how many of them: of a file drawn at random, of a list the first.
         steps: DDIM steps of the samples.
+        batch_size: prompts at a time; guided, the UNet sees twice as many samples.
     """
 
     prompts: Texts | None = None
     max_prompts: int = 256
     steps: int = 20
+    batch_size: int = 32
 
     def __post_init__(self) -> None:
-        require_whole_numbers(self, "max_prompts", "steps")
+        require_whole_numbers(self, "max_prompts", "steps", "batch_size")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,15 +48,17 @@ class JudgeSettings:
         max_prompts: how many of them: of a file drawn at random, of a list the first.
         steps: DDIM steps of the pictures that the evolution judges candidates by; records have those of the model.
         clip: folder of the CLIP model; `clip/` in the pipeline's folder when None.
+        batch_size: prompts at a time; guided, the UNet sees twice as many samples.
     """
 
     prompts: Texts | None = None
     max_prompts: int = 32
     steps: int = 10
     clip: str | os.PathLike[str] | None = None
+    batch_size: int = 32
 
     def __post_init__(self) -> None:
-        require_whole_numbers(self, "max_prompts", "steps")
+        require_whole_numbers(self, "max_prompts", "steps", "batch_size")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,7 +195,8 @@ class DecoderSettings(_Training):
 
     Attributes:
         keep: share of the channels to keep, or one for each level.
-        refit_latents: on how many of the data's latents channels are chosen and weights refitted; 0 for neither.
+        refit_latents: on how many of the data's latents channels are chosen and weights refitted; 0 for neither. They
+            are decoded at once: when None as many as have a megapixel together, at most 32.
         fresh_latents: learn on latents sampled on the fly, as many as wanted, instead of on the data's.
         pool_size: latents sampled at a time.
         pool_steps: training steps that they serve for.
@@ -203,7 +208,7 @@ class DecoderSettings(_Training):
     weight_decay: float = 0.0
     ema_decay: float | None = 0.99
     keep: float | Sequence[float] = 0.5
-    refit_latents: int = 32
+    refit_latents: int | None = None
     fresh_latents: bool = True
     pool_size: int = 64
     pool_steps: int = 64
@@ -213,7 +218,8 @@ class DecoderSettings(_Training):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_whole_numbers(self, "pool_size", "pool_steps")
-        require_whole_numbers(self, "refit_latents", least=0)
+        if self.refit_latents is not None:
+            require_whole_numbers(self, "refit_latents", least=0)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -215,6 +215,7 @@ class Decoding(Stage):
             inputs.training_prompts,
             steps=self.recipe.data.steps,
             guidance_scale=self.recipe.guidance_scale,
+            batch_size=self.recipe.data.batch_size,
             pool_size=settings.pool_size,
             pool_steps=settings.pool_steps,
         )

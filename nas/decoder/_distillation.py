@@ -138,7 +138,7 @@ class _Objective:
     @property
     def others(self) -> list[nn.Module]:
         """The networks that it runs besides, and those that lie beside the decoder."""
-        return [self.pictures.teacher, self.student]
+        return [self.pictures.teacher, self.student, *self.source.networks]
 
     def rehearse(self, step: Step) -> list[Callable[[], Losses | None]]:
         """A step that finds as many pictures kept as may be, see `nas.training.training_memory`."""

@@ -42,6 +42,11 @@ class LatentSource(Protocol):
         """Changes with anything but batch size and seed that decides the latents."""
         ...
 
+    @property
+    def networks(self) -> list[nn.Module]:
+        """What is run to draw them, which is to lie where the training is; none where they exist already."""
+        ...
+
 
 class GivenLatents:
     """Latents that exist already: sampled by a teacher, encoded from pictures, or both together.
@@ -82,6 +87,11 @@ class GivenLatents:
         """See `LatentSource.identity`."""
         return f"{fingerprint_of_tensors([('latents', self.latents)], leading=1 << 20)} {self.noise} {self.crop}"
 
+    @property
+    def networks(self) -> list[nn.Module]:
+        """See `LatentSource.networks`."""
+        return []
+
 
 class SampledLatents:
     """Latents that a text-to-image pipeline samples on the fly: a prompt times any noise (paper §3).
@@ -96,6 +106,7 @@ class SampledLatents:
         guidance_scale: guidance of the samples.
         pool_size: latents that are sampled at a time.
         pool_steps: training steps that they serve for.
+        batch_size: prompts at a time, of those that are sampled at a time.
 
     Raises:
         ModelError: the pipeline is unsuitable.
@@ -112,12 +123,14 @@ class SampledLatents:
         guidance_scale: float = 5.0,
         pool_size: int = 64,
         pool_steps: int = 64,
+        batch_size: int = 32,
     ) -> None:
         require_text_to_image(pipe)
         self.pipe, self.prompts, self.unet = pipe, check_prompts(prompts), pipe.unet if unet is None else unet
         self.steps, self.guidance_scale = require_whole_number("steps", steps), float(guidance_scale)
         self.pool_size = require_whole_number("pool_size", pool_size)
         self.pool_steps = require_whole_number("pool_steps", pool_steps)
+        self.batch_size = require_whole_number("batch_size", batch_size)
         self._pool: tuple[tuple[int, int], GivenLatents] | None = None
 
     def draw(self, step: int, *, batch_size: int, seed: int) -> Tensor:
@@ -138,6 +151,7 @@ class SampledLatents:
             steps=self.steps,
             guidance_scale=self.guidance_scale,
             seed=int(torch.randint(2**31, (), generator=generator)),
+            batch_size=self.batch_size,
         )
         return data.latents
 
@@ -151,6 +165,11 @@ class SampledLatents:
         made_of = (fingerprint_of_modules(self.unet, self.pipe.text_encoder), fingerprint_of_texts(self.prompts))
         sampling = fingerprint_of_schedule(self.pipe.scheduler), self.steps, self.guidance_scale
         return " ".join(map(str, (*made_of, *sampling, self.pool_size, self.pool_steps)))
+
+    @property
+    def networks(self) -> list[nn.Module]:
+        """See `LatentSource.networks`."""
+        return [self.unet, self.pipe.text_encoder]
 
 
 def _piece(latent: Tensor, size: int, generator: torch.Generator) -> Tensor:

@@ -41,7 +41,7 @@ from torch import Tensor, nn
 
 from nas._progress import track
 from nas.sampling import in_mode, require_whole_number
-from nas.training._checks import warn_of_emulated_bf16
+from nas.training._checks import Finite, require_trainable, warn_of_emulated_bf16
 from nas.training._memory import TrainingMemory, memory_checked
 from nas.training._processes import OneProcess, Part, gradient_checkpoints, parts_of, prepared
 from nas.training._run import Run
@@ -97,7 +97,8 @@ def train(
             says otherwise, the network and what its objective runs besides are moved to its device. None: one process,
             nothing is moved.
         checkpoint: a file to write every `every` steps and at the end, by the main process. If it exists, the run goes
-            on from it, to the same weights bit for bit as without the interruption.
+            on from it, to the same weights bit for bit as without the interruption (on CUDA, where torch has been told
+            to use deterministic algorithms).
         every: steps between checkpoints.
         accumulate: in how many parts each process takes its part of the batch, to save memory.
         gradient_checkpointing: compute activations again in the backward pass, to save memory.
@@ -110,8 +111,10 @@ def train(
         The losses.
 
     Raises:
-        ModelError: the checkpoint is unsuitable, or the network cannot do gradient checkpointing.
-        NasError: a number makes no sense, or there is not enough memory.
+        ModelError: the checkpoint is unsuitable, the network cannot do gradient checkpointing, or its weights are in
+            float16.
+        NasError: a number makes no sense, there is not enough memory, or loss or gradient are no finite numbers any
+            more. What the last checkpoint holds is kept then.
         SearchError: the checkpoint is of a run with other settings or other weights, or is longer.
     """
     if require_whole_number("steps", steps, least=0) == 0:
@@ -122,6 +125,7 @@ def train(
         # A teacher that stayed on the CPU would be run there, in every step.
         for module in (network, *getattr(objective, "others", ())):
             nn.Module.to(module, accelerator.device)
+    require_trainable(network)
     warn_of_emulated_bf16(network, accelerator)
     parts = parts_of(settings.batch_size, accelerator, require_whole_number("accumulate", accumulate))
     memory = None
@@ -146,12 +150,13 @@ def _steps(run: Run, objective: Objective, steps: int, parts: list[Part], accele
     def add_up(values: Tensor) -> Tensor:
         return accelerator.reduce(values, reduction="sum")
 
-    numbers = range(run.step, steps)
+    numbers, finite = range(run.step, steps), Finite(accelerator)
     with prepared(accelerator, run.network, run.optimizer) as (model, optimizer):
         for number in track(numbers, description=description) if accelerator.is_main_process else numbers:
             step = Step(number, run.network, model, parts, add_up)
             losses = _backward(objective(step), step, accelerator)
-            accelerator.clip_grad_norm_(run.parameters, run.settings.gradient_clip)
+            norm = accelerator.clip_grad_norm_(run.parameters, run.settings.gradient_clip)
+            finite.require(number, losses["loss"], norm)
             optimizer.step()
             optimizer.zero_grad()
             run.note(losses, last=number + 1 == steps)

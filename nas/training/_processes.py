@@ -65,9 +65,9 @@ class OneProcess:
         """Gradients of the loss."""
         loss.backward()
 
-    def clip_grad_norm_(self, parameters: list[nn.Parameter], norm: float) -> None:
-        """Scale the gradients down to the norm."""
-        nn.utils.clip_grad_norm_(parameters, norm)
+    def clip_grad_norm_(self, parameters: list[nn.Parameter], norm: float) -> Tensor:
+        """Scale the gradients down to the norm; what it was."""
+        return nn.utils.clip_grad_norm_(parameters, norm)
 
     def reduce(self, values: Tensor, reduction: str) -> Tensor:
         """There is nothing to add."""

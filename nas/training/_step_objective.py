@@ -126,8 +126,11 @@ class StepObjective:
         )
 
     def fingerprint(self) -> str:
-        """Of the noise schedule and the timesteps."""
-        return fingerprint_of_tensors([("schedule", self.scheduler.alphas_cumprod), ("timesteps", self.grid)])
+        """Of the noise schedule, its end and the timesteps."""
+        end = torch.as_tensor(self.scheduler.final_alpha_cumprod)
+        return fingerprint_of_tensors(
+            [("schedule", self.scheduler.alphas_cumprod), ("end", end), ("timesteps", self.grid)]
+        )
 
     def __call__(self, step: Step) -> list[Callable[[], Losses]]:
         batch, guidance = self.batches.sample(step.number), self._guidance(step.number)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import copy
 import json
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,6 +31,7 @@ from small_compression import (
     STEPS,
     TEXT_MS,
     UNET_MS,
+    measured,
 )
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
@@ -39,6 +41,7 @@ from nas.compression import Compression, DataSettings, EvaluationSettings, Judge
 from nas.decoder import SlimAutoencoderKL
 from nas.errors import BudgetError, DeviceError, ModelError, NasError, SearchError, TableError
 from nas.quality import ClipScore
+from nas.quality._judge import Judge, Verdict
 from nas.supernet._schedules import probabilities_at
 from nas.unet import folded_width
 
@@ -363,7 +366,9 @@ def elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("elsewhere")
-def test_a_table_of_a_device_that_is_elsewhere(compress: Compress, tmp_path: Path) -> None:
+def test_a_table_of_a_device_that_is_elsewhere(
+    compress: Compress, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     options = {**NOTHING, "decoder": replace(DECODER, training_steps=0)}
     with pytest.raises(DeviceError, match="torch-cuda is not here; give them with image"):
         compress(tmp_path / "run", **options)
@@ -377,6 +382,9 @@ def test_a_table_of_a_device_that_is_elsewhere(compress: Compress, tmp_path: Pat
     result = compress(tmp_path / "run", **options, image_budget_ms=1000.0)
     assert result.unet_budget_ms == pytest.approx((1000.0 - 2 * 1.0 - 3.0) / STEPS)
     assert (result.before, result.after, result.speedup) == (None, None, None)
+    # The same recipe where the device is.
+    monkeypatch.setattr(ImageLatency, "measure", measured)
+    assert compress(tmp_path / "run", **options, image_budget_ms=1000.0).speedup > 1
 
 
 @pytest.mark.parametrize(
@@ -409,3 +417,31 @@ def test_what_cannot_be_is_refused_before_anything_is_trained(
     with pytest.raises(kind, match=words):
         compress(tmp_path / "run", **changes)
     assert list((tmp_path / "run").glob("[!dp]*")) == []
+
+
+def test_an_evaluation_is_told_apart_by_its_pictures_and_keeps_its_points(
+    whole: Compression, compress: Compress, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, pictures = shutil.copytree(whole.folder, tmp_path / "run"), shutil.copytree(photos, tmp_path / "photos")
+    drawn: list[float] = []
+    judge = Judge.__call__
+
+    def counted(self: Judge, pictures: Iterable[torch.Tensor]) -> Verdict:
+        drawn.append(1.0)
+        return judge(self, pictures)
+
+    monkeypatch.setattr(Judge, "__call__", counted)
+    settings = EvaluationSettings(max_prompts=2, guidance_scales=(1.0, 5.0, 7.0), real=pictures)
+    more = compress(run, evaluation=settings).evaluation
+    assert len(drawn) == len(more.models), "the same pictures in another folder, one more guidance"
+    (pictures / "0.png").write_bytes((pictures / "1.png").read_bytes())
+    others = compress(run, evaluation=settings).evaluation
+    first = more.models[0]
+    assert others.point(first, 5.0).kid.value != more.point(first, 5.0).kid.value
+    assert others.point(first, 5.0).clip_score.mean == more.point(first, 5.0).clip_score.mean
+
+
+def test_a_pipeline_in_half_precision_is_refused(compress: Compress, tiny_pipeline_dir: Path, tmp_path: Path) -> None:
+    pipe = StableDiffusionPipeline.from_pretrained(tiny_pipeline_dir, local_files_only=True).to(torch.float16)
+    with pytest.raises(ModelError, match="load it in float32"):
+        compress(tmp_path / "run", pipeline=pipe)

@@ -80,3 +80,10 @@ def test_a_damaged_record_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "record.json").write_text(text)
     with pytest.raises(SearchError, match=r"record\.json is damaged"):
         once(tmp_path, "stage", IDENTITY, never)
+
+
+def test_what_loses_nothing_is_done_anew(tmp_path: Path) -> None:
+    once(tmp_path, "stage", IDENTITY, lambda: Outcome(7))
+    other = {**IDENTITY, "seed": 1}
+    assert once(tmp_path, "stage", other, lambda: Outcome(8), anew=True).training_steps == 8
+    assert once(tmp_path, "stage", other, never, anew=True).training_steps == 8

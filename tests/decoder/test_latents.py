@@ -121,3 +121,16 @@ def test_what_cannot_sample_is_refused(tiny_pipeline):
     tiny_pipeline.unet = None
     with pytest.raises(ModelError, match="unet"):
         sampled(tiny_pipeline)
+
+
+def test_what_draws_latents_is_known_so_that_it_is_moved(tiny_pipeline):
+    assert sampled(tiny_pipeline).networks == [tiny_pipeline.unet, tiny_pipeline.text_encoder]
+    assert GivenLatents(LATENTS).networks == []
+
+
+def test_as_many_prompts_at_a_time_as_are_asked_for(tiny_pipeline):
+    seen = []
+    tiny_pipeline.unet.register_forward_hook(lambda module, args, output: seen.append(len(args[0])))
+    source = sampled(tiny_pipeline, batch_size=1)
+    assert draw(source, 0, batch_size=2).shape[0] == 2
+    assert set(seen) == {2}, "guided, one prompt is two samples"

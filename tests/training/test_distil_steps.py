@@ -290,3 +290,14 @@ def test_gamma_of_parts_costs_a_forward_pass_and_no_other_evaluation(small_unet,
     counts.update(dict.fromkeys(counts, 0))
     distil_steps(small_unet, teacher, training_data, original_share=0.0, **options)
     assert list(counts.values()) == [4, 8]
+
+
+def test_another_end_of_the_sampling_is_another_run(small_unet, teacher, training_data, tmp_path):
+    def run(network, **changes):
+        schedule = make_scheduler(**changes)
+        options = {**OPTIONS, "scheduler": schedule, "checkpoint": tmp_path / "run.pt"}
+        distil_steps(network, teacher, training_data, **options)
+
+    run(copy.deepcopy(small_unet), set_alpha_to_one=True)
+    with pytest.raises(SearchError, match="schedule"):
+        run(copy.deepcopy(small_unet), set_alpha_to_one=False)

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from nas.errors import ModelError, SearchError
+from nas.errors import ModelError, NasError, SearchError
 from nas.training import Settings, train
+from nas.training._checks import Finite
 from nas.training._processes import OneProcess
 from nas.training.losses import data_loss
 
@@ -28,6 +29,13 @@ def objective(step):
     def losses(part):
         error = data_loss(step.model(POINTS[part.rows]), WANTED[part.rows])
         return {"loss": part.share * error, "twice": 2 * part.share * error}
+
+    return [partial(losses, part) for part in step.parts]
+
+
+def objective_alone(step):
+    def losses(part):
+        return {"loss": part.share * data_loss(step.model(POINTS[part.rows]), WANTED[part.rows])}
 
     return [partial(losses, part) for part in step.parts]
 
@@ -153,3 +161,43 @@ def test_the_average_is_on_top_of_the_weights_that_go_on(tmp_path):
     train(again, objective, settings, steps=3, checkpoint=path)
     assert torch.equal(again.weight, network.weight)
     assert not torch.equal(torch.load(path, weights_only=True)["network"]["weight"], network.weight)
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_a_training_that_falls_apart_stops_and_its_checkpoint_is_kept(tmp_path, what):
+    network, path = line(), tmp_path / "run.pt"
+
+    def breaking(step):
+        factor = 1.0 if step.number < 4 else float("inf") if what == "loss" else 0.0
+
+        def losses(part):
+            error = data_loss(step.model(POINTS[part.rows]), WANTED[part.rows])
+            # The square root of 0 is a finite number, its slope is not.
+            return {"loss": part.share * error * factor if what == "loss" or factor else (error * 0).sqrt()}
+
+        return [partial(losses, part) for part in step.parts]
+
+    with pytest.raises(NasError, match=r"in step 4 the loss is .*learning_rate"):
+        train(network, breaking, SETTINGS, steps=9, checkpoint=path, every=2)
+    kept = line()
+    train(kept, objective_alone, SETTINGS, steps=4, checkpoint=path)
+    assert kept.weight.isfinite().all()
+
+
+def test_where_losses_are_scaled_a_few_steps_may_overflow():
+    class Scaling(OneProcess):
+        scaler = object()
+
+    lost = Finite(Scaling())
+    for number in range(20):
+        lost.require(number, float("inf"), torch.tensor(float("nan")))
+    lost.require(20, 1.0, torch.tensor(1.0))
+    for number in range(20):
+        lost.require(number, 1.0, torch.tensor(float("inf")))
+    with pytest.raises(NasError, match="in step 41 the loss is 1 and the gradient's norm nan"):
+        lost.require(41, 1.0, torch.tensor(float("nan")))
+
+
+def test_weights_in_float16_are_not_trained():
+    with pytest.raises(ModelError, match="load it in float32"):
+        train(line().half(), objective, SETTINGS, steps=1)
