@@ -71,10 +71,10 @@ class LatencyTable:
             raise TableError("provenance lacks the device")
         check_rows(self.space, self.workload, self.rows, fixed=not self.is_fitted)
         blocks_ms = self._blocks_ms(self.space.full)
-        least_ms = self.base_ms + min(blocks_ms, self.in_context * blocks_ms)
+        full_ms = self.base_ms + min(blocks_ms, self.in_context * blocks_ms)
+        least_ms = min([full_ms, *(row.latency_ms for row in self._steady_wholes.values())])
         # A network of next to no blocks may be measured a little below the base.
-        least_ms = min([least_ms, *(row.latency_ms / _A_LITTLE_BELOW for row in self._steady_wholes.values())])
-        if least_ms < self.base_ms:
+        if full_ms < self.base_ms or least_ms < _A_LITTLE_BELOW * self.base_ms:
             raise TableError(f"base is {self.base_ms} ms, above the whole network's {least_ms:.6g} ms; {_BEST_WITH}")
 
     # Where a table comes from.
