@@ -9,9 +9,15 @@ from typing import Any
 from tqdm import tqdm
 
 
-def track(iterable: Iterable[Any] | None = None, *, description: str, total: int | None = None) -> tqdm:
-    """Wrap `iterable` in a progress bar; without one, the bar is advanced by hand with `.update()`."""
-    return tqdm(iterable, desc=description, total=total, file=sys.stderr, disable=not sys.stderr.isatty(), leave=False)
+def track(
+    iterable: Iterable[Any] | None = None, *, description: str, total: int | None = None, delay: float = 0.0
+) -> tqdm:
+    """Wrap `iterable` in a progress bar; without one, the bar is advanced by hand with `.update()`.
+
+    With a `delay` the bar is only shown where the work takes longer than so many seconds.
+    """
+    hidden = not sys.stderr.isatty()
+    return tqdm(iterable, desc=description, total=total, file=sys.stderr, disable=hidden, leave=False, delay=delay)
 
 
 def say_to_terminal(message: str) -> None:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nas.errors import ModelError
+from nas.errors import DeviceError, ModelError
 from nas.resources import bundled
 
 if TYPE_CHECKING:
@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 
 def load_pipeline(
-    path: str | os.PathLike[str] | None = None, *, unet: str | os.PathLike[str] | None = None
+    path: str | os.PathLike[str] | None = None,
+    *,
+    unet: str | os.PathLike[str] | None = None,
+    compute_on: str | None = None,
 ) -> DiffusionPipeline:
     """Load a text-to-image pipeline from a folder; nothing is looked up on a network and no pickle is opened.
 
@@ -27,8 +30,10 @@ def load_pipeline(
     Args:
         path: a folder with a `model_index.json`; the bundled pipeline when not given.
         unet: the folder of a UNet, stock or evolved, to put in place of the pipeline's own.
+        compute_on: "cuda", "mps" or another device of torch; the CPU when None.
 
     Raises:
+        DeviceError: torch does not have that device here.
         ModelError: the folder is missing, incomplete or damaged.
     """
     import torch
@@ -52,7 +57,15 @@ def load_pipeline(
         if isinstance(part, torch.nn.Module):
             torch.nn.Module.to(part, torch.float32)
     pipe.set_progress_bar_config(disable=True)
-    return pipe
+    return pipe if compute_on is None else _moved(pipe, compute_on)
+
+
+def _moved(pipe: DiffusionPipeline, device: str) -> DiffusionPipeline:
+    try:
+        return pipe.to(device)
+    except (RuntimeError, AssertionError, ValueError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise DeviceError(f"cannot compute on {device!r}: {reason}") from error
 
 
 def load_unet(path: str | os.PathLike[str]) -> UNet2DConditionModel:

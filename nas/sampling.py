@@ -16,12 +16,15 @@ from diffusers import DDIMScheduler
 from torch import Tensor, nn
 
 from nas._fingerprint import fingerprint_of_texts
+from nas._progress import track
 from nas._schedulers import scheduled
 from nas.errors import ModelError, NasError
 from nas.unet import folded_width, guidance_embedding
 
 # Decoders have maps of hundreds of channels at the picture's size.
 _PIXELS_AT_ONCE = 2**20
+# Of small networks a batch is done before a progress bar could be read.
+_SECONDS_UNSEEN = 3.0
 _PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 
 
@@ -185,6 +188,12 @@ def placement(module: nn.Module) -> tuple[torch.device, torch.dtype]:
     return parameter.device, parameter.dtype
 
 
+def placed_like(module: nn.Module, other: nn.Module) -> nn.Module:
+    """Move `module` to where another one lies, in its dtype, and give it back."""
+    # diffusers' own `to` would only add a warning that nothing needs to stay in float32.
+    return nn.Module.to(module, *placement(other))
+
+
 @torch.no_grad()
 def sample_latents(
     unet: nn.Module,
@@ -253,7 +262,7 @@ def sample_latents_with(
         contexts = torch.cat([negative_embeds.expand_as(prompt_embeds), prompt_embeds])
     contexts, latents = contexts.to(device, dtype), noise.to(device, dtype) * scheduler.init_noise_sigma
     with in_mode(unet, training=False):
-        for timestep in scheduler.timesteps:
+        for timestep in track(scheduler.timesteps, description="denoising", delay=_SECONDS_UNSEEN):
             scaled = scheduler.scale_model_input(latents, timestep)
             output = guided_output(unet, scaled, timestep, contexts, outside, told)
             latents = scheduler.step(output, timestep, latents, return_dict=False, **options)[0]

@@ -8,9 +8,9 @@ from nas import LatencyTable, SearchSpace, Workload
 from nas.latency import Row
 
 
-def table_of(space: SearchSpace, *, batch_size: int = 2) -> LatencyTable:
+def table_of(space: SearchSpace, **workload: int) -> LatencyTable:
     """5 ms a block, 0.5 ms a shortcut, 10 ms for the rest."""
-    workload = Workload.of(space, batch_size=batch_size)
+    workload = Workload.of(space, **workload)
     rows = {block.signature(workload, copy=copy): 5.0 for block in space.blocks for copy in (False, True)}
     rows |= {name: 0.5 for block in space.blocks if (name := block.shortcut_signature(workload))}
     measured = {name: Row(ms, 0.0, 3) for name, ms in rows.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from nas.compression import Compression
     from nas.latency import ImageLatency
 
-_HEADER = ("", "seconds", "training steps", "image ms", "UNet ms", "runs", "UNet M", "decoder M", "CLIP score")
+_HEADER = ("", "seconds", "training steps", "image ms", "UNet ms", "runs", "UNet M", "decoder M", "CLIP score", "gain")
 _NAMES = {"plan": "as it was"}
 
 
@@ -55,6 +56,7 @@ def _files(result: Compression) -> list[Path]:
 
 def _text(result: Compression, files: list[Path]) -> str:
     parts = [columns([_line(row) for row in result.to_frame().itertuples()], header=_HEADER)]
+    parts.append("gain: of CLIP score against the pipeline as it was, prompt by prompt; ± 95 % intervals")
     if result.unet_budget_ms is not None:
         parts.append(
             f"budget: an image in {result.image_budget_ms:.2f} ms, which leaves {result.unet_budget_ms:.2f} ms for one "
@@ -82,10 +84,14 @@ def _line(row: Any) -> tuple[str, ...]:
         str(row.unet_runs),
         f"{row.unet_parameters / 1e6:.2f}",
         f"{row.decoder_parameters / 1e6:.2f}",
-        # With a single prompt there is no interval.
-        f"{row.clip_score:.4f}"
-        + ("" if row.clip_score_high is None else f" ±{row.clip_score_high - row.clip_score:.4f}"),
+        _with_reach(row.clip_score, row.clip_score_high),
+        "" if row.stage == "plan" else _with_reach(row.clip_score_gain, row.clip_score_gain_high, sign="+"),
     )
+
+
+def _with_reach(value: float, high: float | None, *, sign: str = "") -> str:
+    # With a single prompt there is no interval.
+    return f"{value:{sign}.4f}" + ("" if high is None or math.isnan(high) else f" ±{high - value:.4f}")
 
 
 def _images(before: ImageLatency, after: ImageLatency) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas._prompts import read_prompts
-from nas.cli._options import add_command, add_seed
+from nas.cli._options import add_command, add_compute_on, add_seed
 from nas.cli._report import Report, columns
 from nas.cli._values import count, numbers
 from nas.errors import NasError
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from nas.quality import Evaluation, Model
 
 RESULT = "evaluation.json"
-_MEASURES = {"clip_score": "CLIP score", "kid": "KID", "cmmd": "CMMD", "fid": "FID"}
+_MEASURES = {"clip_score": "CLIP score", "kid": "KID (CLIP)", "cmmd": "CMMD", "fid": "FID"}
 _SCHEDULERS = {"ddim": "", "dpm++": ", DPM-Solver++", "own": ", its own scheduler"}
 
 
@@ -45,6 +45,7 @@ def add_to(commands: Any) -> None:
     parser.add_argument("--batch-size", type=count, default=32, metavar="N", help="prompts at a time (default: 32)")
     out = "folder; an interrupted run goes on (default: quality)"
     parser.add_argument("--out", type=Path, default=Path("quality"), metavar="DIR", help=out)
+    add_compute_on(parser)
     add_seed(parser)
 
 
@@ -64,6 +65,7 @@ def _evaluate(options: argparse.Namespace) -> Report:
             inception=options.inception,
             seed=options.seed,
             batch_size=options.batch_size,
+            compute_on=options.compute_on,
             workdir=options.out,
         )
     result.save(options.out / RESULT)
@@ -132,15 +134,7 @@ def _measures(result: Evaluation) -> list[str]:
 
 
 def _document(result: Evaluation, files: list[Path]) -> dict[str, Any]:
-    reference, *others = result.models
-    differences = {name: result.differences(name, reference).to_dict("records") for name in others}
-    return {
-        "points": result.to_frame().to_dict("records"),
-        "reference": reference,
-        "differences": differences,
-        "judged_by": result.judged_by,
-        "files": files,
-    }
+    return {**result.to_dict(), "files": files}
 
 
 def _text(result: Evaluation, files: list[Path]) -> str:

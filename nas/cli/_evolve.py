@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from nas._prompts import read_prompts
 from nas.cli._image_budget import ImageBudget, add_budget, image_budget
-from nas.cli._options import add_command, add_seed, add_workload
+from nas.cli._options import add_command, add_compute_on, add_seed, add_workload
 from nas.cli._report import Report, columns
 from nas.cli._values import count, natural, number, quantile
 from nas.workload import Workload
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from nas.training import TrainingData
 
 RESULT, LATENTS = "result", "latents.safetensors"
+Size: TypeAlias = dict[str, int]
 
 
 def add_to(commands: Any) -> None:
@@ -43,6 +44,7 @@ def add_to(commands: Any) -> None:
     _add_judge(parser)
     _add_training(parser)
     parser.add_argument("--storage", metavar="URL", help="Optuna storage (default: a journal file in DIR)")
+    add_compute_on(parser)
     add_seed(parser)
 
 
@@ -85,24 +87,28 @@ def _evolve(options: argparse.Namespace) -> Report:
 def _search(options: argparse.Namespace) -> tuple[Evolution, ImageBudget | None]:
     from nas.latency import LatencyTable
     from nas.pipelines import load_pipeline, load_unet
+    from nas.sampling import placed_like
     from nas.search import evolve
     from nas.supernet import Supernet
 
     lut = LatencyTable.load(options.lut)
-    pipe = load_pipeline(options.pipeline)
-    start = load_unet(options.unet) if options.unet else pipe.unet
+    pipe = load_pipeline(options.pipeline, compute_on=options.compute_on)
+    start = placed_like(load_unet(options.unet), pipe.unet) if options.unet else pipe.unet
     workload = _workload(pipe, lut, options)
     image = image_budget(options, pipe, lut, workload)
     trains = options.probe_steps or options.train_steps or options.final_steps
+    # What it is budgeted for is what it is judged and trained at.
+    size = {name: getattr(workload, name) * pipe.vae_scale_factor for name in ("height", "width")}
+    judged = _clip_score(pipe, options, size) if options.scorer == "clip" else _distance(pipe, start, options, size)
     result = evolve(
         Supernet(start, lut.space, seed=options.seed),
         lut,
         budget_ms=options.budget_ms if image is None else image.unet_budget_ms,
-        scorer=_clip_score(pipe, options) if options.scorer == "clip" else _teacher_distance(pipe, start, options),
+        scorer=judged,
         workdir=options.out,
         margin=options.margin,
         seed=options.seed,
-        data=_training_data(pipe, options) if trains else None,
+        data=_training_data(pipe, options, size) if trains else None,
         # Where the search starts from the pipeline's own weights it trains them, and keeps a copy as the teacher.
         teacher=pipe.unet if options.unet else None,
         scheduler=pipe.scheduler,
@@ -127,7 +133,7 @@ def _workload(pipe: DiffusionPipeline, lut: LatencyTable, options: argparse.Name
     )
 
 
-def _clip_score(pipe: DiffusionPipeline, options: argparse.Namespace) -> Scorer:
+def _clip_score(pipe: DiffusionPipeline, options: argparse.Namespace, size: Size) -> Scorer:
     from nas.quality import ClipScore
 
     return ClipScore(
@@ -137,14 +143,15 @@ def _clip_score(pipe: DiffusionPipeline, options: argparse.Namespace) -> Scorer:
         steps=options.steps,
         guidance_scale=options.guidance_scale,
         seed=options.seed,
+        **size,
     )
 
 
-def _teacher_distance(pipe: DiffusionPipeline, start: nn.Module, options: argparse.Namespace) -> Scorer:
+def _distance(pipe: DiffusionPipeline, start: nn.Module, options: argparse.Namespace, size: Size) -> Scorer:
     from nas.quality import TeacherDistance
     from nas.unet import folded_width
 
-    data = _sampled(pipe, _judging_prompts(options), options, "judging-" + LATENTS)
+    data = _sampled(pipe, _judging_prompts(options), options, size, "judging-" + LATENTS)
     told = any(folded_width(unet) is not None for unet in (pipe.unet, start))
     return TeacherDistance(
         pipe.unet,
@@ -157,10 +164,10 @@ def _teacher_distance(pipe: DiffusionPipeline, start: nn.Module, options: argpar
     )
 
 
-def _training_data(pipe: DiffusionPipeline, options: argparse.Namespace) -> TrainingData:
+def _training_data(pipe: DiffusionPipeline, options: argparse.Namespace, size: Size) -> TrainingData:
     file = options.training_prompts or options.pipeline / "captions" / "train.json"
     prompts = read_prompts(file, option="--training-prompts", count=options.max_training_prompts, seed=options.seed)
-    return _sampled(pipe, prompts, options, "training-" + LATENTS)
+    return _sampled(pipe, prompts, options, size, "training-" + LATENTS)
 
 
 def _judging_prompts(options: argparse.Namespace) -> list[str]:
@@ -168,7 +175,9 @@ def _judging_prompts(options: argparse.Namespace) -> list[str]:
     return read_prompts(file, option="--prompts", count=options.max_prompts, seed=options.seed)
 
 
-def _sampled(pipe: DiffusionPipeline, prompts: list[str], options: argparse.Namespace, file: str) -> TrainingData:
+def _sampled(
+    pipe: DiffusionPipeline, prompts: list[str], options: argparse.Namespace, size: Size, file: str
+) -> TrainingData:
     from nas.training import synthetic_data
 
     return synthetic_data(
@@ -178,6 +187,7 @@ def _sampled(pipe: DiffusionPipeline, prompts: list[str], options: argparse.Name
         guidance_scale=options.guidance_scale,
         seed=options.seed,
         path=options.out / file,
+        **size,
     )
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nas.cli._options import add_command, add_seed
+from nas.cli._options import add_command, add_compute_on, add_seed
 from nas.cli._report import Report, columns
 from nas.cli._values import count, number
 
@@ -27,6 +28,7 @@ def add_to(commands: Any) -> None:
     parser.add_argument("--steps", type=count, default=25, metavar="N", help="denoising steps (default: 25)")
     parser.add_argument("--guidance-scale", type=number, default=5.0, metavar="W", help="default: 5")
     parser.add_argument("--out", type=Path, default=Path("pictures"), metavar="DIR", help="folder (default: pictures)")
+    add_compute_on(parser)
     add_seed(parser)
 
 
@@ -34,7 +36,7 @@ def _generate(options: argparse.Namespace) -> Report:
     from nas.pipelines import load_pipeline, quiet_libraries
 
     with quiet_libraries():
-        pipe = load_pipeline(options.pipeline, unet=options.unet)
+        pipe = load_pipeline(options.pipeline, unet=options.unet, compute_on=options.compute_on)
     start = time.perf_counter()
     pictures = _draw(pipe, options)
     seconds = time.perf_counter() - start
@@ -50,6 +52,7 @@ def _draw(pipe: Any, options: argparse.Namespace) -> list[Image]:
     from nas._schedulers import scheduled
 
     scheduled(pipe.scheduler, options.steps)  # refuses steps that there are not
+    pipe.set_progress_bar_config(disable=not sys.stderr.isatty(), leave=False)
     # One generator a prompt: a picture does not change with the prompts it is drawn beside.
     generators = [torch.Generator().manual_seed(options.seed) for _ in options.prompts]
     return pipe(

@@ -57,7 +57,8 @@ def add_to(commands: Any) -> None:
         _validate,
         "Time random networks on this machine, store how far off the table is, and say whether the machine still "
         "agrees with it: nine of ten networks predicted within a tenth, the full one within a tenth of its time then. "
-        "Goes on where it was interrupted. Of a table that comes along the errors are printed only.",
+        "Goes on where it was interrupted. Of a table that comes along the errors are printed only; nor do they replace "
+        "a stored validation where the machine is not as fast as it was for the table.",
         resumes=True,
     )
     _add_file(validate)
@@ -150,19 +151,25 @@ def _validate(options: argparse.Namespace) -> Report:
     from nas.latency import LatencyTable, agreement
 
     lut, is_file = LatencyTable.load(options.file), Path(options.file).is_file()
+    validated = lut.validation is not None
     if is_file:
         require_writable(options.file)
     visits = _visits_beside(options.file, "validation") if is_file else None
     validation = lut.validate(networks=options.networks, seed=options.seed, visits=visits)
-    if visits:
-        lut.save(options.file)
-        visits.unlink(missing_ok=True)
     judged = agreement(lut)
+    # Another machine, or this one while it is busy, says nothing of how well the table predicts its own.
+    stored = is_file and (judged.steady or not validated)
+    if stored:
+        lut.save(options.file)
+    if visits:
+        visits.unlink(missing_ok=True)
     document = {name: getattr(validation, name) for name in _VALIDATION}
     document |= {"networks": options.networks, "seed": options.seed}
     document |= {"agrees": judged.agrees, "drift": judged.drift, "verdict": str(judged)}
     document |= {"mean_error_at_equal_speed": judged.mean_error_at_equal_speed}
-    return Report(document, f"{_validation_text(validation)}\n{judged}")
+    document["stored"] = stored
+    kept = "" if stored or not is_file else f"\n{options.file} keeps the validation that it had"
+    return Report(document, f"{_validation_text(validation)}\n{judged}{kept}")
 
 
 def _document(lut: LatencyTable) -> dict[str, Any]:

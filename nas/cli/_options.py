@@ -45,6 +45,13 @@ def add_whole_networks(parser: argparse.ArgumentParser, *, default: int) -> None
     )
 
 
+def add_compute_on(parser: argparse.ArgumentParser) -> None:
+    """Where networks compute; latencies are the table's device's, wherever that is."""
+    parser.add_argument(
+        "--compute-on", metavar="DEVICE", help="cuda or mps: draw, judge and train there (default: CPU)"
+    )
+
+
 def add_seed(parser: argparse.ArgumentParser) -> None:
     """Where all randomness comes from."""
     parser.add_argument("--seed", type=natural, default=0, metavar="N", help="where all randomness comes from")

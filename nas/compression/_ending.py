@@ -28,8 +28,10 @@ def measure_images(inputs: Inputs, model: Model) -> tuple[Record, ImageLatency |
     """The image before and after, measured one after the other; None where the table's device is elsewhere."""
     folder = inputs.recipe.folder / LATENCY
     identity = {**inputs.identity(), "model": fingerprint_of_modules(model.unet, model.vae), "steps": model.steps}
+    identity["timing"] = inputs.recipe.timing and asdict(inputs.recipe.timing)
     try:
-        record = once(folder, LATENCY, identity, lambda: _measure(inputs, model))
+        # Measured again in minutes: no reason to refuse a run whose earlier stages were done anew.
+        record = once(folder, LATENCY, identity, lambda: _measure(inputs, model), anew=True)
     except DeviceError as error:
         # Nothing is written down: called where the device is, the recipe measures then.
         say(f"the image is not measured before and after: {error}")
@@ -77,7 +79,7 @@ def evaluate_models(inputs: Inputs, model: Model, undistilled: Model) -> tuple[R
             workdir=folder,
         )
         result.save(folder / FILE)
-        return Outcome(figures={"points": result.to_frame().to_dict("records")})
+        return Outcome(figures=result.to_dict())
 
     # The points in the folder know what they are of, so those that are wanted still are not drawn again.
     return once(folder, EVALUATION, identity, work, anew=True), Evaluation.load(folder / FILE)

@@ -17,12 +17,19 @@ from nas._fingerprint import fingerprint_of_modules, fingerprint_of_texts
 from nas._prompts import read_prompts
 from nas.compression._recipe import Recipe
 from nas.compression._settings import Texts
-from nas.errors import DeviceError, ModelError, NasError
+from nas.errors import ModelError, NasError
 from nas.latency import LatencyTable
 from nas.pipelines import load_part, load_pipeline, load_unet
 from nas.quality import Clip, ClipScore, picture_files, read_sheet
 from nas.resources import bundled, models_dir
-from nas.sampling import check_prompts, ddim_scheduler, fingerprint_of_schedule, placement, require_text_to_image
+from nas.sampling import (
+    check_prompts,
+    ddim_scheduler,
+    fingerprint_of_schedule,
+    placed_like,
+    placement,
+    require_text_to_image,
+)
 from nas.search import fingerprint_of_latencies
 from nas.training import TrainingData, synthetic_data
 from nas.training.losses import prediction_type
@@ -78,7 +85,7 @@ class Inputs:
             raise ModelError("the pipeline's UNet is told the guidance already; compress the one it was made from")
         self.lut = recipe.lut if isinstance(recipe.lut, LatencyTable) else LatencyTable.load(recipe.lut)
         self._require_table()
-        self.start = self._like_own(load_unet(recipe.unet)) if recipe.unet else self.pipe.unet
+        self.start = self._start()
         self.training_prompts = self._texts("data", recipe.data, "train")
         self.judging_prompts = self._texts("judge", recipe.judge, "validation")
         if recipe.evaluation is not None:
@@ -154,7 +161,7 @@ class Inputs:
 
     def read_unet(self, folder: Path) -> nn.Module:
         """A network that a stage kept, where the pipeline's own is."""
-        return self._like_own(load_unet(folder))
+        return placed_like(load_unet(folder), self.pipe.unet)
 
     def read_vae(self, folder: Path) -> nn.Module:
         """An autoencoder that a stage kept, likewise."""
@@ -164,7 +171,7 @@ class Inputs:
 
         kind = AutoencoderTiny if isinstance(self.pipe.vae, AutoencoderTiny) else SlimAutoencoderKL
         vae = load_part(kind, folder, "autoencoder", use_safetensors=True)
-        return nn.Module.to(vae, *placement(self.pipe.vae)).eval()
+        return placed_like(vae, self.pipe.vae).eval()
 
     def identity(self) -> dict[str, Any]:
         """What decides every stage's result or its judgement, by fingerprint."""
@@ -193,9 +200,16 @@ class Inputs:
         asked = {"batch_size": lut.workload.batch_size, "precision": lut.workload.precision}
         lut.require(Workload.of(lut.space, **asked, context_length=self.pipe.tokenizer.model_max_length))
 
-    def _like_own(self, unet: nn.Module) -> nn.Module:
-        # diffusers' own `to` would only add a warning that nothing needs to stay in float32.
-        return nn.Module.to(unet, *placement(self.pipe.unet))
+    def _start(self) -> nn.Module:
+        """The UNet to start from."""
+        if self.recipe.unet is None:
+            return self.pipe.unet
+        unet = placed_like(load_unet(self.recipe.unet), self.pipe.unet)
+        if self.recipe.robust_training is not None or self.recipe.evolution is not None:
+            check_unet(unet, self.lut.space)
+        if folded_width(unet) is not None:
+            raise ModelError(f"the UNet in {self.recipe.unet} is told the guidance already; start from another one")
+        return unet
 
     def _texts(self, field: str, settings: Any, split: str) -> list[str]:
         """A stage's prompts: those of its settings, or what comes with the pipeline."""
@@ -229,9 +243,4 @@ def _pipeline(given: Any, device: str | None) -> Any:
             raise NasError("compute_on is for a pipeline that is read from a folder; this one lies where it lies")
         return given
     named = not Path(given).exists() and (models_dir() / given).is_dir()
-    pipe = load_pipeline(bundled(str(given)) if named else given)
-    try:
-        return pipe if device is None else pipe.to(device)
-    except (RuntimeError, AssertionError, ValueError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise DeviceError(f"cannot compute on {device!r}: {reason}") from error
+    return load_pipeline(bundled(str(given)) if named else given, compute_on=device)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas._yaml import read_yaml
-from nas.compression._numbers import is_number, require_whole_numbers
+from nas.compression._numbers import is_number, require_paths, require_positive, require_whole_numbers
 from nas.compression._settings import (
     DataSettings,
     DecoderSettings,
@@ -64,6 +64,10 @@ class Recipe:
     def __post_init__(self) -> None:
         require_whole_numbers(self, "steps", "full_steps")
         require_whole_numbers(self, "seed", least=0)
+        require_paths(self, "out", "unet", "image")
+        require_positive(self, "image_budget_ms")
+        if isinstance(self.lut, int | float | list | dict):
+            raise NasError(f"lut is {self.lut!r}; it must be the path of a latency table, or the name of a bundled one")
         if self.mixed_precision not in (None, *_MIXED):
             raise NasError(f"mixed_precision is {self.mixed_precision!r}; choose {', '.join(_MIXED)}, or leave it out")
         if not is_number(self.guidance_scale) or self.guidance_scale < 0:

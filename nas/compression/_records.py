@@ -11,10 +11,12 @@ from typing import Any
 
 from nas._files import write_text_atomically
 from nas._json import plain
-from nas.errors import NasError, SearchError
+from nas.errors import NasError, SearchError, StorageError
 
 RECORD = "record.json"
 SCHEMA = 1
+# What stages leave in their folders while they work: checkpoints, the journal of a search, points of an evaluation.
+WORK = ("*.pt", "search/*", "points/*")
 
 
 @dataclass(frozen=True)
@@ -82,9 +84,11 @@ def once(
     outcome, finished, refused = Outcome(), False, False
     try:
         outcome, finished = work(), True
+    except StorageError:
+        raise  # a full disk is no refusal of the settings
     except NasError:
         # Nothing was begun that other settings could not go on from: they may be what has to change.
-        refused = record.seconds == 0 and not any(folder.glob("*.pt"))
+        refused = record.seconds == 0 and not any(path for work in WORK for path in folder.glob(work))
         raise
     finally:
         seconds = record.seconds + time.perf_counter() - started

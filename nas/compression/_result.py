@@ -12,6 +12,7 @@ from nas._files import write_text_atomically
 from nas._json import plain
 from nas.compression._records import Record
 from nas.latency import ImageLatency
+from nas.quality import Score
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -76,19 +77,21 @@ class Compression:
         """One row a stage: what it cost, and the model after it.
 
         Latencies are the table's for the UNet and the plan's for everything else, in ms; the CLIP score is of the
-        recipe's prompts at the steps of that row, with its 95 % interval.
+        recipe's prompts at the steps of that row, with its 95 % interval. `clip_score_gain` is the model's score less
+        that of the pipeline as it was, prompt by prompt from the same noise, with its interval.
         """
         import pandas as pd
 
+        staged = [record for record in self.records if "model" in record.figures]
         return pd.DataFrame(
             {
                 "stage": record.stage,
                 "seconds": record.seconds,
                 "training_steps": record.training_steps,
                 **{name: record.figures["model"][name] for name in (*_GAINS, *_SCORE)},
+                **_gain(record, staged[0]),
             }
-            for record in self.records
-            if "model" in record.figures
+            for record in staged
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -103,7 +106,7 @@ class Compression:
                 "within_budget": self.within_budget,
                 "before": _image(self.before),
                 "after": _image(self.after),
-                "stages": [_stage(record) for record in self.records],
+                "stages": [_stage(record, self.records[0]) for record in self.records],
                 "pipeline": self.pipeline,
             }
         )
@@ -117,6 +120,13 @@ class Compression:
         write_text_atomically(self.report, json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n")
 
 
+def _gain(record: Record, first: Record) -> dict[str, float | None]:
+    """How a model's CLIP score differs from that of the pipeline as it was; no interval with a single prompt."""
+    now, before = (Score.of(one.figures["model"]["clip_scores"]) for one in (record, first))
+    found = now.minus(before)
+    return plain({"clip_score_gain": found.mean, "clip_score_gain_low": found.low, "clip_score_gain_high": found.high})
+
+
 def _image(image: ImageLatency | None) -> dict[str, Any] | None:
     if image is None:
         return None
@@ -128,9 +138,11 @@ def _image(image: ImageLatency | None) -> dict[str, Any] | None:
     }
 
 
-def _stage(record: Record) -> dict[str, Any]:
+def _stage(record: Record, first: Record) -> dict[str, Any]:
     """A record without what is there for its next call alone."""
     figures = {name: _brief(value) for name, value in record.figures.items()}
+    if "model" in figures:
+        figures["model"] |= _gain(record, first)
     cost = {"seconds": record.seconds, "training_steps": record.training_steps}
     return {"stage": record.stage, **cost, "settings": record.identity.get("settings"), **figures}
 

@@ -7,7 +7,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from nas.compression._numbers import are_numbers, is_number, is_route, require_whole_numbers
+from nas.compression._numbers import (
+    are_numbers,
+    is_number,
+    is_route,
+    require_paths,
+    require_positive,
+    require_switches,
+    require_whole_numbers,
+)
 from nas.errors import NasError
 from nas.search import Greedy
 from nas.supernet import Schedule, by_depth, constant, ramp, sandwich
@@ -59,6 +67,7 @@ class JudgeSettings:
 
     def __post_init__(self) -> None:
         require_whole_numbers(self, "max_prompts", "steps", "batch_size")
+        require_paths(self, "clip")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +100,7 @@ class _Training:
     def __post_init__(self) -> None:
         require_whole_numbers(self, "training_steps", least=self._least_training_steps)
         require_whole_numbers(self, "accumulate")
+        require_switches(self, "gradient_checkpointing", "check_memory")
         if self.accumulate > self.batch_size:
             raise NasError(
                 f"accumulate is {self.accumulate}, more parts than the {self.batch_size} samples of batch_size"
@@ -218,6 +228,11 @@ class DecoderSettings(_Training):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_whole_numbers(self, "pool_size", "pool_steps")
+        require_switches(self, "fresh_latents")
+        require_positive(self, "latency_ms")
+        shares = [self.keep] if is_number(self.keep) else self.keep
+        if not are_numbers(shares) or not all(0 < share <= 1 for share in shares):
+            raise NasError(f"keep is {self.keep!r}; it must be a number above 0 and up to 1, or one for each level")
         if self.refit_latents is not None:
             require_whole_numbers(self, "refit_latents", least=0)
 
@@ -253,6 +268,7 @@ class StepSettings(_Training):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_whole_numbers(self, "v_training_steps")
+        require_switches(self, "fold", "zero_snr", "balanced")
         if self.route is not None and not is_route(self.route):
             raise NasError(f"route is {self.route!r}; it must be numbers of steps that descend, at least one")
         between = self.guidance_range
@@ -289,6 +305,7 @@ class EvaluationSettings:
 
     def __post_init__(self) -> None:
         require_whole_numbers(self, "max_prompts", "batch_size")
+        require_paths(self, "real", "inception")
         scales = self.guidance_scales
         if scales is not None and not (are_numbers(scales) and min(scales) >= 0):
             raise NasError(f"guidance_scales are {scales!r}; they must be numbers of at least 0, at least one")

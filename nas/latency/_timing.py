@@ -23,12 +23,13 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from time import perf_counter
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from nas.errors import NasError
 from nas.latency._row import Row
 
 if TYPE_CHECKING:
@@ -73,6 +74,9 @@ class Timing:
             It is for everything together that is measured in one go.
         passes: how often everything is measured in turn, there and back, the time divided among them; when None as
             often as making the modules anew is cheap.
+
+    Raises:
+        NasError: a number makes no sense.
     """
 
     min_repeats: int = 2
@@ -85,6 +89,16 @@ class Timing:
     max_drift: float = MAX_DRIFT
     extra_seconds: float = 60.0
     passes: int | None = None
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value, whole = getattr(self, field.name), "int" in field.type
+            if field.name == "passes" and value is None:
+                continue
+            kind = int if whole else int | float
+            if isinstance(value, bool) or not isinstance(value, kind) or not whole <= value < math.inf:
+                least = "whole number of at least 1" if whole else "number of at least 0"
+                raise NasError(f"{field.name} is {value!r}; it must be a {least}")
 
     def of_one_pass(self) -> Timing:
         """The same for one pass of those asked for."""

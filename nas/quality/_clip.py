@@ -13,10 +13,13 @@ from torch.nn import functional
 from transformers import AutoTokenizer, CLIPModel
 from transformers.image_processing_base import ImageProcessingMixin
 
-from nas._fingerprint import fingerprint_of_modules
+from nas._fingerprint import fingerprint_of_modules, fingerprint_of_texts
 from nas.errors import ModelError
 from nas.quality._image_preparation import ImagePreparation
-from nas.sampling import truncated_prompts
+from nas.sampling import placement, truncated_prompts
+
+# Tokenizers that differ give it different tokens, as far as a text can show it.
+_PROBE = "A photo of 3 cats, one café and an astronaut's horse; UPPER & lower!"
 
 
 class Clip:
@@ -101,12 +104,16 @@ class Clip:
         return functional.normalize(self.model.visual_projection(pooled).float(), dim=-1)
 
     def fingerprint(self) -> str:
-        """16 hex digits that change with its weights."""
-        return fingerprint_of_modules(self.model)
+        """16 hex digits that change with its weights, its tokenizer and what is done to pictures before."""
+        tokens = self.tokenizer([_PROBE], verbose=False).input_ids[0]
+        parts = fingerprint_of_modules(self.model), self.preparation, self.max_length, tokens
+        return fingerprint_of_texts(map(str, parts))
 
 
 def find_clip(clip: Clip | CLIPModel | str | os.PathLike[str] | None, pipe: Any) -> Clip:
     """The judge that the caller means: None is the folder `clip` inside the pipeline's own.
+
+    What is read from a folder is put where the pipeline's UNet lies.
 
     Raises:
         ModelError: there is none, or it is corrupt.
@@ -115,8 +122,12 @@ def find_clip(clip: Clip | CLIPModel | str | os.PathLike[str] | None, pipe: Any)
         return clip
     if isinstance(clip, CLIPModel):
         return _with_its_tokenizer(clip, pipe)
-    if clip is not None:
-        return Clip.load(clip)
+    found = Clip.load(_clip_of(pipe) if clip is None else clip)
+    found.model.to(placement(pipe.unet)[0])
+    return found
+
+
+def _clip_of(pipe: Any) -> Path:
     home = getattr(pipe, "name_or_path", None)
     if not home:
         raise ModelError(
@@ -125,7 +136,7 @@ def find_clip(clip: Clip | CLIPModel | str | os.PathLike[str] | None, pipe: Any)
     folder = Path(home) / "clip"
     if not (folder / "config.json").is_file():
         raise ModelError(f"there is no CLIP model at {folder}; say where one is with clip=FOLDER")
-    return Clip.load(folder)
+    return folder
 
 
 def _with_its_tokenizer(model: CLIPModel, pipe: Any) -> Clip:

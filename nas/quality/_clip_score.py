@@ -19,10 +19,10 @@ from nas.quality._clip import Clip, find_clip
 from nas.quality.score import Score, finite_or
 from nas.sampling import (
     check_prompts,
-    ddim_scheduler,
     decode_latents,
     encode_empty,
     encode_prompts,
+    fingerprint_of_schedule,
     latent_shape,
     prompt_noise,
     require_text_to_image,
@@ -130,12 +130,11 @@ class ClipScore:
 
     def describe(self) -> dict[str, Any]:
         """What decides the numbers: models, prompts, noise and schedule; for a journal."""
-        schedule = ddim_scheduler(self._pipe.scheduler).config
         return {
             "scorer": "clip_score",
             "clip": self.clip.fingerprint(),
             "pipeline": fingerprint_of_modules(self._pipe.vae, self._pipe.text_encoder),
-            "schedule": fingerprint_of_texts(f"{name}={value}" for name, value in sorted(schedule.items())),
+            "schedule": fingerprint_of_schedule(self._pipe.scheduler),
             "prompts": len(self.prompts),
             "prompts_hash": fingerprint_of_texts(self.prompts),
             "truncated_prompts": int(self._truncated.sum()),

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import Tensor
+from tqdm import tqdm
 from transformers import CLIPModel
 
 from nas._files import write_text_atomically
@@ -39,6 +40,7 @@ def evaluate(
     inception: Inception | None = None,
     seed: int = 0,
     batch_size: int = 32,
+    compute_on: str | None = None,
     workdir: str | os.PathLike[str] | None = None,
 ) -> Evaluation:
     """Quality of models against guidance: CLIP score, and KID, CMMD and FID to real pictures, with 95 % intervals.
@@ -58,10 +60,13 @@ def evaluate(
         inception: for FID, a network or its TorchScript file, see `Judge`; no FID when None.
         seed: of the noise.
         batch_size: prompts at a time.
+        compute_on: "cuda" or "mps" to draw and judge there what is read from folders; a pipeline or CLIP that is given
+            as an object lies where it lies.
         workdir: folder in which every point is kept when it is done: the same call goes on there after an interruption,
             a call with more models or guidance computes only what is new. Nothing is kept when None.
 
     Raises:
+        DeviceError: torch does not have the device of `compute_on` here.
         ModelError: a model, the CLIP model or Inception is missing, damaged or unsuitable.
         NasError: there are no prompts or pictures, or a number makes no sense.
         StorageError: `workdir` cannot be written.
@@ -71,18 +76,24 @@ def evaluate(
     steps, seed = require_whole_number("steps", steps), require_whole_number("seed", seed, least=0)
     batch_size = require_whole_number("batch_size", batch_size)
     prompts = check_prompts(prompts)
-    opened = next(iter(named.values())).open(steps=steps)
+    how = {"steps": steps, "compute_on": compute_on}
+    for model in list(named.values())[1:]:
+        model.open(**how)  # refuses now what would be refused after hours
+    opened = next(iter(named.values())).open(**how)
     judge = Judge(find_clip(clip, opened.pipe), prompts, real, inception, batch_size=batch_size)
     judged_by = {**judge.describe(), "seed": seed}
     points: list[QualityPoint] = []
-    with track(description="evaluating", total=len(named) * len(scales)) as bar:
+    with track(description="evaluating", total=len(named) * len(scales) * len(prompts)) as bar:
         for index, (name, model) in enumerate(named.items()):
-            opened = model.open(steps=steps) if index else opened
+            opened = model.open(**how) if index else opened
             journal = _Journal(workdir, {"judged_by": judged_by, "model": opened.describe()})
             draw = _Drawing(opened, prompts, seed=seed, batch_size=batch_size)
             for scale in scales:
-                points.append(journal.read(name, scale) or journal.keep(_point(name, scale, draw, judge)))
-                bar.update()
+                if (point := journal.read(name, scale)) is None:
+                    point = journal.keep(_point(name, scale, draw, judge, bar))
+                else:
+                    bar.update(len(prompts))
+                points.append(point)
     return Evaluation(tuple(points), judged_by)
 
 
@@ -99,9 +110,15 @@ class _Drawing:
         return self.opened.pictures(self._contexts, guidance_scale=scale, **self._options)
 
 
-def _point(name: str, scale: float, draw: _Drawing, judge: Judge) -> QualityPoint:
-    opened, verdict = draw.opened, judge(draw(scale))
+def _point(name: str, scale: float, draw: _Drawing, judge: Judge, bar: tqdm) -> QualityPoint:
+    opened, verdict = draw.opened, judge(_counted(draw(scale), bar))
     return QualityPoint(name, scale, opened.steps, type(opened.scheduler).__name__, **verdict._asdict())
+
+
+def _counted(pictures: Iterable[Tensor], bar: tqdm) -> Iterator[Tensor]:
+    for batch in pictures:
+        yield batch
+        bar.update(len(batch))
 
 
 class _Journal:
@@ -151,7 +168,10 @@ def _named(models: Any) -> dict[str, Model]:
 
 
 def _scales(guidance_scales: Sequence[float]) -> list[float]:
-    scales = sorted({float(scale) for scale in guidance_scales})
+    try:
+        scales = sorted({float(scale) for scale in guidance_scales})
+    except (TypeError, ValueError):
+        scales = []
     if not scales or not all(np.isfinite(scale) and scale >= 0 for scale in scales):
-        raise NasError(f"guidance_scales are {list(guidance_scales)}; they must be numbers of at least 0, at least one")
+        raise NasError(f"guidance_scales are {guidance_scales!r}; they must be numbers of at least 0, at least one")
     return scales

@@ -136,6 +136,16 @@ class Evaluation:
         """One row a point: every measure with the ends of its interval (`kid`, `kid_low`, `kid_high`)."""
         return pd.DataFrame([point.row() for point in self.points])
 
+    def to_dict(self) -> dict[str, Any]:
+        """For reports: all points, how every model differs from the first one, and what they were judged by."""
+        reference, *others = self.models
+        return {
+            "points": self.to_frame().to_dict("records"),
+            "reference": reference,
+            "differences": {name: self.differences(name, reference).to_dict("records") for name in others},
+            "judged_by": dict(self.judged_by),
+        }
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write to a JSON file, with the values of each picture.
 

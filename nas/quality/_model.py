@@ -13,6 +13,7 @@ from diffusers import DPMSolverMultistepScheduler
 from torch import Tensor, nn
 
 from nas._fingerprint import fingerprint_of_modules
+from nas._schedulers import scheduled
 from nas.errors import ModelError, NasError
 from nas.pipelines import load_pipeline, load_unet
 from nas.quality._clip_score import require_fit
@@ -22,6 +23,7 @@ from nas.sampling import (
     encode_empty,
     encode_prompts,
     latent_shape,
+    placed_like,
     placement,
     prompt_noise,
     require_text_only,
@@ -97,25 +99,36 @@ class Model:
         if isinstance(self.pipe, str | os.PathLike) and not (Path(self.pipe) / "model_index.json").is_file():
             raise ModelError(f"no pipeline at {self.pipe}: there is no model_index.json")
 
-    def open(self, *, steps: int) -> OpenModel:
+    def open(self, *, steps: int, compute_on: str | None = None) -> OpenModel:
         """Read what is in folders.
 
+        Args:
+            steps: of sampling, where the model does not say.
+            compute_on: where a pipeline that is read from a folder is put; the CPU when None.
+
         Raises:
+            DeviceError: torch does not have that device here.
             ModelError: a part is missing, damaged or unsuitable.
+            NasError: the scheduler cannot do so many steps.
         """
-        pipe = load_pipeline(self.pipe) if isinstance(self.pipe, str | os.PathLike) else self.pipe
+        in_folder = isinstance(self.pipe, str | os.PathLike)
+        pipe = load_pipeline(self.pipe, compute_on=compute_on) if in_folder else self.pipe
         require_text_to_image(pipe)
-        unet = load_unet(self.unet) if isinstance(self.unet, str | os.PathLike) else self.unet
+        unet = self.unet
+        if isinstance(unet, str | os.PathLike):
+            unet = placed_like(load_unet(unet), pipe.unet)
         if unet is not None:
             require_text_only(unet)
             require_fit(unet, pipe.unet)
         resolve = SCHEDULERS[self.scheduler] if isinstance(self.scheduler, str) else lambda _: self.scheduler
+        scheduler, steps = resolve(pipe.scheduler), self.steps or steps
+        scheduled(scheduler, steps)  # refuses steps that it cannot do
         return OpenModel(
             pipe=pipe,
             unet=pipe.unet if unet is None else unet,
             vae=pipe.vae if self.vae is None else self.vae,
-            scheduler=resolve(pipe.scheduler),
-            steps=self.steps or steps,
+            scheduler=scheduler,
+            steps=steps,
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,8 @@ def synthetic_data(
     guidance_scale: float = 5.0,
     seed: int = 0,
     batch_size: int = 32,
+    height: int | None = None,
+    width: int | None = None,
     path: str | os.PathLike[str] | None = None,
 ) -> TrainingData:
     """Sample the teacher with DDIM, one latent a prompt (paper §3: as many as wanted, a prompt times any noise).
@@ -54,6 +56,8 @@ def synthetic_data(
         guidance_scale: guidance of the samples.
         seed: of the noise.
         batch_size: prompts at a time.
+        height: of the pictures, in pixels; the UNet's own size when None.
+        width: of the pictures, in pixels.
         path: a file to keep the data in: read when it holds this very data, else written. Until all is sampled, what
             there is is kept beside it once a minute, and an interrupted call goes on from there.
 
@@ -62,7 +66,7 @@ def synthetic_data(
 
     Raises:
         ModelError: the pipeline is unsuitable, or `path` holds something else.
-        NasError: there are no prompts.
+        NasError: there are no prompts, or a number makes no sense.
     """
     require_text_to_image(pipe)
     prompts = check_prompts(prompts)
@@ -70,11 +74,14 @@ def synthetic_data(
     teacher = pipe.unet if unet is None else unet
     made_of = (fingerprint_of_modules(teacher, pipe.text_encoder), fingerprint_of_texts(prompts))
     sampling = fingerprint_of_schedule(pipe.scheduler), steps, float(guidance_scale), seed
-    identity = " ".join(map(str, (*made_of, *sampling)))
+    shape = latent_shape(pipe, height=height, width=width)
+    other = () if shape == latent_shape(pipe) else shape
+    identity = " ".join(map(str, (*made_of, *sampling, *other)))
     if path is not None and Path(path).exists() and saved_identity(path) == identity:
         return TrainingData.load(path)
     kept = None if path is None else _Kept(Path(path), identity)
-    data = _sample(pipe, teacher, prompts, batch_size, seed, kept, steps=steps, guidance_scale=guidance_scale)
+    noise = {"shape": shape, "seed": seed}
+    data = _sample(pipe, teacher, prompts, batch_size, noise, kept, steps=steps, guidance_scale=guidance_scale)
     if kept is not None:
         data.save(kept.path, identity=identity)
         kept.beside.unlink(missing_ok=True)
@@ -110,17 +117,17 @@ def _sample(
     teacher: nn.Module,
     prompts: list[str],
     batch_size: int,
-    seed: int,
+    noise: Mapping[str, Any],
     kept: _Kept | None,
     **sampling: Any,
 ) -> TrainingData:
-    contexts, empty, shape = encode_prompts(pipe, prompts), encode_empty(pipe), latent_shape(pipe)
+    contexts, empty = encode_prompts(pipe, prompts), encode_empty(pipe)
     parts, saved = [] if kept is None else kept.read(), time.monotonic()
     first = sum(map(len, parts))
     for start in track(range(first, len(prompts), batch_size), description="sampling the teacher"):
         batch = contexts[start : start + batch_size]
-        noise = prompt_noise(len(batch), shape, seed=seed, first=start)
-        parts.append(sample_latents(teacher, pipe.scheduler, batch, empty, noise, **sampling).float().cpu())
+        begun = prompt_noise(len(batch), **noise, first=start)
+        parts.append(sample_latents(teacher, pipe.scheduler, batch, empty, begun, **sampling).float().cpu())
         if kept is not None and time.monotonic() - saved >= _SECONDS_BETWEEN_SAVES:
             kept.save(parts)
             saved = time.monotonic()

@@ -75,7 +75,7 @@ def test_people_get_a_table(nas_command: Run, tiny_pipeline_dir: Path, real: Pat
     command = ("evaluate", tiny_pipeline_dir, "--real", real, "--steps", 1, "--guidance", "1,2.5", "--out", out)
     first = nas_command(*command, "--max-prompts", 3)
     lines = first.out.splitlines()
-    assert lines[0].split() == ["guidance", "CLIP", "score", "KID", "CMMD"]
+    assert lines[0].split() == ["guidance", "CLIP", "score", "KID", "(CLIP)", "CMMD"]
     assert [line.split()[-7] for line in lines[1:3]] == ["1", "2.5"]
     assert "±" in lines[1]
     assert lines[3] == "± 95 % interval; 3 prompts, 5 real pictures"

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import PNDMScheduler
+from diffusers import PNDMScheduler, UNet2DConditionModel
+from tables import table_of
 
 import nas
 from nas import ImageLatency, LatencyTable
@@ -47,6 +48,24 @@ def test_finds_a_network_within_the_budget(evolve: Run, tiny_table: Path, tmp_pa
     again = evolve("--scorer", "teacher")
     assert f"{document['predicted_ms']:.2f}" in again.out
     assert document["removed"][0] in again.out
+
+
+@pytest.mark.parametrize("scorer", ["clip", "teacher"])
+def test_is_judged_and_trained_at_the_size_of_the_table(
+    evolve: Run, tiny_table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scorer: str
+) -> None:
+    table_of(LatencyTable.load(tiny_table).space, width=16).save(tiny_table)
+    seen: set[tuple[int, ...]] = set()
+    run = UNet2DConditionModel.forward
+
+    def spied(self: UNet2DConditionModel, sample: torch.Tensor, *more: object, **options: object) -> object:
+        seen.add(tuple(sample.shape[-2:]))
+        return run(self, sample, *more, **options)
+
+    monkeypatch.setattr(UNet2DConditionModel, "forward", spied)
+    more = ("--width", 16, "--final-steps", 1, "--max-training-prompts", 2, "--compute-on", "cpu")
+    assert evolve("--scorer", scorer, *more).status == 0
+    assert seen == {(8, 16)}
 
 
 def test_a_margin_is_kept_below_the_budget(evolve: Run, tiny_table: Path) -> None:
@@ -98,6 +117,7 @@ def test_networks_that_are_told_the_guidance(
         (("--batch-size", "1"), "batch_size"),
         (("--height", "16"), "height"),
         (("--precision", "bf16"), "precision"),
+        (("--compute-on", "nowhere"), "cannot compute on 'nowhere'"),
         (("--margin", "0.9"), "no validation"),
     ],
 )

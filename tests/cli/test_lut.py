@@ -162,6 +162,19 @@ def test_validate_says_that_the_machine_no_longer_agrees(nas_command: Run, table
     assert "does not agree with the table" in outcome.document["verdict"]
 
 
+def test_a_validation_is_not_lost_to_a_machine_of_another_speed(nas_command: Run, table: Path) -> None:
+    first = nas_command("lut", "validate", table, "--networks", 2, "--json").document
+    assert first["stored"] is True
+    data = yaml.safe_load(table.read_text())
+    data["provenance"]["canary_ms"], data["networks"] = 1e3, []
+    table.write_text(yaml.safe_dump(data))
+    before = LatencyTable.load(table).validation
+    outcome = nas_command("lut", "validate", table, "--networks", 3)
+    assert "does not agree" in outcome.out
+    assert f"{table} keeps the validation that it had" in outcome.out
+    assert LatencyTable.load(table).validation == before
+
+
 def test_validate_prints_fractions_and_keeps_them_in_the_table(nas_command: Run, table: Path) -> None:
     document = nas_command("lut", "validate", table, "--networks", 3, "--seed", 7, "--json").document
     assert {"mean_error", "worst_error", "within_5", "within_10", "spearman"} <= document.keys()

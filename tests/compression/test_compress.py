@@ -40,6 +40,7 @@ from nas import EvolvedUNet, ImageLatency, LatencyTable, Supernet
 from nas.compression import Compression, DataSettings, EvaluationSettings, JudgeSettings
 from nas.decoder import SlimAutoencoderKL
 from nas.errors import BudgetError, DeviceError, ModelError, NasError, SearchError, TableError
+from nas.latency import Timing
 from nas.quality import ClipScore
 from nas.quality._judge import Judge, Verdict
 from nas.supernet._schedules import probabilities_at
@@ -92,6 +93,9 @@ def test_the_report_has_the_measured_shares(whole: Compression) -> None:
     assert shares["decoder"] == pytest.approx(SLIM_MS / after_ms)
     assert [stage["stage"] for stage in report["stages"]] == STAGES
     assert "clip_scores" not in report["stages"][0]["model"]
+    assert report["stages"][0]["model"]["clip_score_gain"] == 0
+    assert report["stages"][-1]["reference"] == "full, 4 steps"
+    assert set(report["stages"][-1]["differences"]) == set(whole.evaluation.models[1:])
     assert report["stages"][3]["pictures"]["pictures"] == 2
 
 
@@ -125,6 +129,23 @@ def test_the_last_score_is_the_finished_pipelines(whole: Compression, tiny_pipel
     prompts = [entry["caption"] for entry in json.loads((tiny_pipeline_dir / "captions/validation.json").read_text())]
     judge = ClipScore(pipe, clip=tiny_pipeline_dir / "clip", prompts=shuffled(prompts)[:2], steps=STEPS)
     assert whole.to_frame().clip_score.iloc[-1] == pytest.approx(judge(pipe.unet).mean, abs=1e-6)
+    stock = StableDiffusionPipeline.from_pretrained(tiny_pipeline_dir, local_files_only=True)
+    before = ClipScore(stock, clip=tiny_pipeline_dir / "clip", prompts=judge.prompts, steps=FULL_STEPS)(stock.unet)
+    found, gain = whole.to_frame().iloc[-1], judge(pipe.unet).minus(before)
+    figures = found.clip_score_gain, found.clip_score_gain_low, found.clip_score_gain_high
+    assert figures == pytest.approx((gain.mean, gain.low, gain.high), abs=1e-5)
+
+
+def test_an_image_is_measured_again_where_it_is_another(
+    whole: Compression, compress: Compress, tmp_path: Path, known_times: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(whole.folder, folder)
+    record = json.loads((folder / "latency/record.json").read_text())
+    record["identity"]["model"] = "what an earlier stage gave before it was done anew"
+    (folder / "latency/record.json").write_text(json.dumps(record))
+    assert compress(folder).speedup == whole.speedup
+    assert json.loads((folder / "latency/record.json").read_text())["identity"]["model"] != record["identity"]["model"]
 
 
 def shuffled(prompts: list[str]) -> list[str]:
@@ -155,6 +176,7 @@ def test_what_is_finished_is_read(
     [
         ({"image_budget_ms": BUDGET_MS + 1}, "plan.* image_budget_ms = 67.0, this recipe has 68.0"),
         ({"seed": 1}, "plan.* seed = 0"),
+        ({"timing": Timing(max_seconds=9.0)}, "plan.* timing ="),
         ({"data": DataSettings(max_prompts=3, steps=1)}, "plan.* data.prompts"),
         ({"judge": JudgeSettings(max_prompts=2, steps=2)}, "plan.* judge.steps = 1, this recipe has 2"),
         ({"robust_training": replace(ROBUST, learning_rate=0.1)}, "robust_training.* settings.learning_rate = 0.001"),

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from nas.compression._records import Outcome, once
-from nas.errors import BudgetError, SearchError
+from nas.errors import BudgetError, SearchError, StorageError
 
 IDENTITY = {"settings": {"learning_rate": 1e-3, "route": (4, 2)}, "seed": 0}
 
@@ -54,6 +54,22 @@ def test_what_was_refused_on_the_way_does(tmp_path: Path) -> None:
         once(tmp_path, "stage", IDENTITY, refuse)
     with pytest.raises(SearchError, match="seed = 0, this recipe has 1"):
         once(tmp_path, "stage", {**IDENTITY, "seed": 1}, never)
+
+
+@pytest.mark.parametrize("begun", ["search/journal.db", "points/1.json"])
+def test_nor_what_has_a_journal(tmp_path: Path, begun: str) -> None:
+    (tmp_path / begun).parent.mkdir()
+    (tmp_path / begun).touch()
+    test_what_was_refused_on_the_way_does(tmp_path)
+
+
+def test_a_full_disk_costs_no_record(tmp_path: Path) -> None:
+    def full() -> Outcome:
+        raise StorageError("no space left")
+
+    with pytest.raises(StorageError, match="no space left"):
+        once(tmp_path, "stage", IDENTITY, full)
+    assert json.loads((tmp_path / "record.json").read_text())["seconds"] > 0
 
 
 @pytest.mark.parametrize("work", [fail, Outcome])

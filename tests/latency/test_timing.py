@@ -8,6 +8,7 @@ from functools import partial
 import pytest
 import torch
 
+from nas.errors import NasError
 from nas.latency import Timing
 from nas.latency._canary import CANARY_WEIGHTS, bench_on, canary_on
 from nas.latency._row import Row
@@ -21,6 +22,15 @@ CANARY_MS = CANARY_WEIGHTS / 1000
 def steady() -> float:
     """A canary that always takes as long."""
     return 2.0
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("passes", 0), ("passes", 1.5), ("min_repeats", True), ("max_seconds", -1.0), ("target_error", float("nan"))],
+)
+def test_numbers_that_make_no_sense_are_refused(name: str, value: object) -> None:
+    with pytest.raises(NasError, match=f"{name} is"):
+        Timing(**{name: value})
 
 
 def measured(device: FakeDevice, timing: Timing, loads: int, *, canary_ms: float | None = None) -> dict[str, Row]:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import shutil
 
@@ -10,7 +11,7 @@ import torch
 from conftest_pipeline import PROCESSOR, make_clip, make_tokenizer
 from diffusers import StableDiffusionPipeline
 from PIL import Image
-from transformers import CLIPImageProcessorPil, CLIPModel
+from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 
 from nas import ClipScore, NasError
 from nas.errors import ModelError
@@ -116,6 +117,13 @@ def test_describe_is_json_and_tells_scorers_apart(tiny_pipeline, judge):
     assert judge.subset(3).describe() != judge.subset(3, first=1).describe()
 
 
+def test_where_a_schedule_was_read_from_is_no_part_of_it(tiny_pipeline, judge):
+    described = judge.describe()
+    # diffusers notes which fields a file lacked, in an order that is another one in every process.
+    tiny_pipeline.scheduler.register_to_config(_use_default_values=["eta", "thresholding"], _diffusers_version="0.0")
+    assert ClipScore(tiny_pipeline, prompts=PROMPTS, steps=2).describe() == described
+
+
 def test_long_prompts_are_cut_and_counted(shared_pipeline):
     judge = ClipScore(shared_pipeline, prompts=["a cat", "a cat of more letters than fit"], steps=1)
     assert judge.describe()["truncated_prompts"] == 1
@@ -134,6 +142,17 @@ def test_clip_may_be_a_folder_a_model_or_a_clip(shared_pipeline, tiny_clip, judg
         own = ClipScore(shared_pipeline, prompts=PROMPTS[:2], steps=2, batch_size=2, clip=clip)
         assert np.array_equal(own(shared_pipeline.unet).values, expected)
         assert own.clip.fingerprint() == judge.clip.fingerprint()
+
+
+def test_a_clip_is_known_by_all_that_decides_its_numbers(tiny_clip):
+    plain = Clip.load(tiny_clip)
+    darker = Clip(plain.model, plain.tokenizer, dataclasses.replace(plain.preparation, mean=(0.6, 0.4, 0.3)))
+    vocabulary = plain.tokenizer.get_vocab()
+    vocabulary["a"], vocabulary["e"] = vocabulary["e"], vocabulary["a"]
+    reader = CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=plain.tokenizer.model_max_length)
+    others = darker, Clip(plain.model, reader, plain.preparation)
+    assert len({clip.fingerprint() for clip in (plain, *others)}) == 3
+    assert Clip.load(tiny_clip).fingerprint() == plain.fingerprint()
 
 
 def test_a_model_from_memory_takes_the_pipelines_tokenizer(shared_pipeline):

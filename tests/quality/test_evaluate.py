@@ -20,9 +20,10 @@ from small_evaluation import OPTIONS, PROMPTS, REAL, Means
 
 import nas
 from nas import ClipScore, NasError, bundled
-from nas.errors import ModelError
+from nas.errors import DeviceError, ModelError
 from nas.quality import Clip, Evaluation, Model, cmmd, frechet_distance, kid, load_captions, load_pictures
 from nas.quality import _evaluate as module
+from nas.quality._model import OpenModel
 
 
 @pytest.fixture
@@ -289,6 +290,8 @@ def test_nothing_is_changed(tiny_pipeline, other_unet):
         ({"guidance_scales": []}, "guidance_scales are"),
         ({"guidance_scales": [-1]}, "guidance_scales are"),
         ({"guidance_scales": [float("nan")]}, "guidance_scales are"),
+        ({"guidance_scales": 7.5}, "guidance_scales are 7.5"),
+        ({"guidance_scales": ["much"]}, "guidance_scales are"),
         ({"clip": "no/such/folder"}, "cannot read a CLIP model"),
     ],
 )
@@ -297,7 +300,7 @@ def test_bad_arguments(shared_pipeline, changes, sentence):
         nas.evaluate(shared_pipeline, **{**OPTIONS, **changes})
 
 
-def test_bad_models(shared_pipeline, tiny_pipeline_dir, tiny_config, tmp_path):
+def test_bad_models(shared_pipeline, tiny_pipeline_dir, tiny_config, tmp_path, monkeypatch):
     from diffusers import UNet2DConditionModel
 
     with pytest.raises(NasError, match="no models"):
@@ -309,6 +312,16 @@ def test_bad_models(shared_pipeline, tiny_pipeline_dir, tiny_config, tmp_path):
     # Found out before anything is drawn.
     with pytest.raises(ModelError, match=r"no model_index\.json"):
         nas.evaluate({"good": shared_pipeline, "none": tmp_path}, **OPTIONS)
+    with monkeypatch.context() as patch:
+        patch.setattr(OpenModel, "pictures", None)
+        broken = shutil.copytree(tiny_pipeline_dir, tmp_path / "broken")
+        (broken / "unet/diffusion_pytorch_model.safetensors").write_bytes(b"cut off")
+        with pytest.raises(ModelError, match="damaged"):
+            nas.evaluate({"good": shared_pipeline, "broken": broken}, **OPTIONS)
+        with pytest.raises(NasError, match="steps is 1001"):
+            nas.evaluate({"good": shared_pipeline, "long": Model(shared_pipeline, steps=1001)}, **OPTIONS)
+        with pytest.raises(DeviceError, match="cannot compute on 'nowhere'"):
+            nas.evaluate({"good": shared_pipeline, "there": tiny_pipeline_dir}, **OPTIONS, compute_on="nowhere")
     stranger = UNet2DConditionModel(**{**tiny_config, "cross_attention_dim": 8})
     with pytest.raises(ModelError, match="cross_attention_dim is 8"):
         nas.evaluate(Model(shared_pipeline, unet=stranger), **OPTIONS)

@@ -56,6 +56,16 @@ def test_an_interrupted_call_goes_on_with_what_there_is(shared_pipeline, tmp_pat
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_pictures_of_another_size(shared_pipeline, tmp_path):
+    path = tmp_path / "data.safetensors"
+    own = synthetic_data(shared_pipeline, PROMPTS, steps=1, path=path)
+    assert torch.equal(synthetic_data(shared_pipeline, PROMPTS, steps=1, height=16, width=16).latents, own.latents)
+    wide = synthetic_data(shared_pipeline, PROMPTS, steps=1, height=16, width=32, path=path)
+    assert wide.latents.shape == (3, 4, 8, 16)
+    with pytest.raises(NasError, match="height is 15 pixels"):
+        synthetic_data(shared_pipeline, PROMPTS, steps=1, height=15)
+
+
 @pytest.mark.parametrize("change", ["prompts", "steps", "seed", "guidance", "teacher", "pipe"])
 def test_the_file_is_replaced_when_it_holds_other_data(shared_pipeline, tmp_path, change):
     path = tmp_path / "data.safetensors"
