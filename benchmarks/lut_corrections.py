@@ -6,7 +6,8 @@ are judged. Nothing is measured.
     python benchmarks/lut_corrections.py latency_tables/{emoji,sd15}_*-cpu_fp32.yaml --json lut_corrections.json
 
 Those of `FITS` are fitted by least squares of the relative errors to the table's base and five whole networks; a ridge
-draws the number that each has beside the factor to where it changes nothing, and the factor of the first one, too.
+draws the number that each has beside the factor to where it changes nothing, and the factor of the first one, too. The
+last one has a number for each row and one for the base, drawn there the more the less the canary was off around it.
 """
 
 from __future__ import annotations
@@ -26,12 +27,19 @@ from nas.errors import NasError
 
 # How strongly the additional numbers are drawn to where they change nothing, against relative errors of all networks.
 RIDGE = 0.1
+# Where rows have a number each: the relative error that a whole network may keep, and that of a row that nothing
+# disturbed; of one around which the canary was off by x, x times so much more.
+NOISE, OF_ROWS, OF_DRIFT = 0.02, 0.02, 0.5
 
 
 class Parts:
     """What a table's sums for some networks are made of, in ms, each [networks]: base, attention, ResNets; and pairs.
 
     Pairs are places where a ResNet and the attention behind it both run, which a compiler may fuse.
+
+    Attributes:
+        by_row: what the blocks of each row add, [networks x rows].
+        doubts: how far each row may be off, as a fraction, the base last.
     """
 
     def __init__(self, table: LatencyTable, networks: Sequence[Architecture]) -> None:
@@ -48,6 +56,14 @@ class Parts:
         self.pairs = np.array(
             [float(sum(network.runs(p) > 0 < network.runs(q) for p, q in pairs)) for network in networks]
         )
+        named = {block.place: block.signature(table.workload) for block in table.space.blocks}
+        names = sorted(set(named.values()))
+        self.by_row = np.zeros((len(networks), len(names)))
+        for index, network in enumerate(networks):
+            for place in places:
+                self.by_row[index, names.index(named[place])] += saved[place] * network.runs(place)
+        drifts = [row.drift or 0.0 for row in (*(table.rows[name] for name in names), table.base)]
+        self.doubts = np.hypot(OF_ROWS, OF_DRIFT * np.array(drifts))
 
     @property
     def rows(self) -> np.ndarray:
@@ -88,11 +104,23 @@ def factor_and_pairs(parts: Parts, measured: np.ndarray) -> Callable[[Parts], np
     return lambda other: other.base + (1 + more) * other.rows + each * other.pairs
 
 
+def factor_and_each_row(parts: Parts, measured: np.ndarray) -> Callable[[Parts], np.ndarray]:
+    def columns(of: Parts) -> np.ndarray:
+        return np.column_stack([of.rows, of.by_row, of.base])
+
+    left = (measured - parts.base - parts.rows) / measured / NOISE
+    penalty = np.diag(np.append(0.0, 1 / parts.doubts))
+    matrix = np.vstack([columns(parts) / measured[:, None] / NOISE, penalty])
+    changes = np.linalg.lstsq(matrix, np.append(left, np.zeros(len(penalty))), rcond=None)[0]
+    return lambda other: other.base + other.rows + columns(other) @ changes
+
+
 FITS: dict[str, Fit] = {
     "a factor drawn towards 1": factor,
     "a factor, and one for the base": factor_and_base,
     "a factor for attention, one for ResNets": factor_by_kind,
     "a factor, and a term for neighbours": factor_and_pairs,
+    "a factor, and one for each row by its drift": factor_and_each_row,
 }
 
 

@@ -149,12 +149,11 @@ def _measure(
 ) -> ImageLatency:
     from nas.latency import ImageLatency
 
-    threads = lut.provenance.get("threads")
     try:
         return ImageLatency.measure(
             pipe,
             device=lut.device,
-            threads=threads if isinstance(threads, int) else None,
+            threads=lut.threads,
             steps=options.image_steps or options.steps,
             guided=_guided(options),
             unet_batch_size=workload.batch_size,

@@ -57,8 +57,8 @@ def add_to(commands: Any) -> None:
         _validate,
         "Time random networks on this machine, store how far off the table is, and say whether the machine still "
         "agrees with it: nine of ten networks predicted within a tenth, the full one within a tenth of its time then. "
-        "Goes on where it was interrupted. Of a table that comes along the errors are printed only; nor do they replace "
-        "a stored validation where the machine is not as fast as it was for the table.",
+        "Goes on where it was interrupted. Of a table that comes along the errors are printed only; nor do they "
+        "replace a stored validation where the machine is not as fast as it was for the table.",
         resumes=True,
     )
     _add_file(validate)

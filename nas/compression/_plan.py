@@ -6,7 +6,6 @@ budget that cannot be met is found out before hours are spent.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -209,7 +208,7 @@ def measured_image(inputs: Inputs, model: Model, *, folded_later: bool = False) 
     return ImageLatency.measure(
         inputs.pipeline_of(model),
         device=inputs.lut.device,
-        threads=_threads(inputs),
+        threads=inputs.lut.threads,
         steps=model.steps,
         guided=guided,
         unet_batch_size=None if folded_later else workload.batch_size,
@@ -221,10 +220,4 @@ def measured_image(inputs: Inputs, model: Model, *, folded_later: bool = False) 
 
 
 def _device(inputs: Inputs) -> Any:
-    return get_device(inputs.lut.device, threads=_threads(inputs))
-
-
-def _threads(inputs: Inputs) -> int | None:
-    provenance: Mapping[str, Any] = inputs.lut.provenance
-    threads = provenance.get("threads")
-    return threads if isinstance(threads, int) else None
+    return get_device(inputs.lut.device, threads=inputs.lut.threads)

@@ -101,8 +101,7 @@ def device_of(table: LatencyTable) -> Device:
     Raises:
         DeviceError: it is not on this machine.
     """
-    threads = table.provenance.get("threads")
-    return get_device(table.device, threads=threads if isinstance(threads, int) else None)
+    return get_device(table.device, threads=table.threads)
 
 
 def _load(space: SearchSpace, workload: Workload, device: Device, make: Callable[[], nn.Module]) -> Runnable:

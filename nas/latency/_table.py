@@ -207,6 +207,12 @@ class LatencyTable:
         return str(self.provenance["device"])
 
     @property
+    def threads(self) -> int | None:
+        """CPU threads that it was measured with; None where the runtime chose."""
+        threads = self.provenance.get("threads")
+        return threads if isinstance(threads, int) else None
+
+    @property
     def base_ms(self) -> float:
         """Latency of the network with every block skipped that may be: nothing can be faster."""
         return self.base.latency_ms

@@ -32,4 +32,4 @@ def test_what_a_factor_explains_every_correction_with_a_free_factor_finds(tiny_s
     # The ridge holds it back, but it goes most of the way.
     assert 1e-4 < errors.pop("a factor drawn towards 1") < 0.3 * as_measured
     assert errors == {name: pytest.approx(0, abs=1e-6) for name in errors}
-    assert len(errors) == 4
+    assert len(errors) == 5
