@@ -57,12 +57,17 @@ def load_pipeline(
         if isinstance(part, torch.nn.Module):
             torch.nn.Module.to(part, torch.float32)
     pipe.set_progress_bar_config(disable=True)
-    return pipe if compute_on is None else _moved(pipe, compute_on)
+    return pipe if compute_on is None else moved(pipe, compute_on)
 
 
-def _moved(pipe: DiffusionPipeline, device: str) -> DiffusionPipeline:
+def moved(part: Any, device: str) -> Any:
+    """Move a pipeline or a network to another device of torch, and give it back.
+
+    Raises:
+        DeviceError: torch does not have that device here.
+    """
     try:
-        return pipe.to(device)
+        return part.to(device)
     except (RuntimeError, AssertionError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise DeviceError(f"cannot compute on {device!r}: {reason}") from error

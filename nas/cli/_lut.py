@@ -157,7 +157,7 @@ def _validate(options: argparse.Namespace) -> Report:
     visits = _visits_beside(options.file, "validation") if is_file else None
     validation = lut.validate(networks=options.networks, seed=options.seed, visits=visits)
     judged = agreement(lut)
-    # Another machine, or this one while it is busy, says nothing of how well the table predicts its own.
+    # What another machine says, or this one while it is busy, is better than nothing only.
     stored = is_file and (judged.steady or not validated)
     if stored:
         lut.save(options.file)

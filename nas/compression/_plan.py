@@ -76,7 +76,6 @@ class Plan:
             "image": recipe.image and asdict(ImageLatency.load(recipe.image)),
             "fold": recipe.folded,
             "evolution": recipe.evolution is not None,
-            "timing": recipe.timing and asdict(recipe.timing),
             "decoder": None if decoder is None else {name: getattr(decoder, name) for name in names},
         }
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nas._yaml import read_yaml
 from nas.compression._numbers import is_number, require_paths, require_positive, require_whole_numbers
@@ -20,10 +20,7 @@ from nas.compression._settings import (
     StepSettings,
 )
 from nas.errors import BudgetError, NasError
-from nas.latency import Timing
-
-if TYPE_CHECKING:
-    from nas.latency import LatencyTable
+from nas.latency import LatencyTable, Timing
 
 _MIXED = ("bf16", "fp16")
 STAGE_SETTINGS = {
@@ -64,9 +61,11 @@ class Recipe:
     def __post_init__(self) -> None:
         require_whole_numbers(self, "steps", "full_steps")
         require_whole_numbers(self, "seed", least=0)
-        require_paths(self, "out", "unet", "image")
+        if not isinstance(self.out, str | os.PathLike):
+            raise NasError(f"out is {self.out!r}; it must be the path of a folder")
+        require_paths(self, "unet", "image")
         require_positive(self, "image_budget_ms")
-        if isinstance(self.lut, int | float | list | dict):
+        if not isinstance(self.lut, str | os.PathLike | LatencyTable):
             raise NasError(f"lut is {self.lut!r}; it must be the path of a latency table, or the name of a bundled one")
         if self.mixed_precision not in (None, *_MIXED):
             raise NasError(f"mixed_precision is {self.mixed_precision!r}; choose {', '.join(_MIXED)}, or leave it out")

@@ -15,6 +15,7 @@ from transformers.image_processing_base import ImageProcessingMixin
 
 from nas._fingerprint import fingerprint_of_modules, fingerprint_of_texts
 from nas.errors import ModelError
+from nas.pipelines import moved
 from nas.quality._image_preparation import ImagePreparation
 from nas.sampling import placement, truncated_prompts
 
@@ -104,18 +105,22 @@ class Clip:
         return functional.normalize(self.model.visual_projection(pooled).float(), dim=-1)
 
     def fingerprint(self) -> str:
-        """16 hex digits that change with its weights, its tokenizer and what is done to pictures before."""
-        tokens = self.tokenizer([_PROBE], verbose=False).input_ids[0]
-        parts = fingerprint_of_modules(self.model), self.preparation, self.max_length, tokens
+        """16 hex digits that change with its weights and activations, its tokenizer and the preparation of pictures."""
+        tokens, config = self.tokenizer([_PROBE], verbose=False).input_ids[0], self.model.config
+        activations = config.text_config.hidden_act, config.vision_config.hidden_act
+        parts = fingerprint_of_modules(self.model), activations, self.preparation, self.max_length, tokens
         return fingerprint_of_texts(map(str, parts))
 
 
-def find_clip(clip: Clip | CLIPModel | str | os.PathLike[str] | None, pipe: Any) -> Clip:
+def find_clip(
+    clip: Clip | CLIPModel | str | os.PathLike[str] | None, pipe: Any, *, compute_on: str | None = None
+) -> Clip:
     """The judge that the caller means: None is the folder `clip` inside the pipeline's own.
 
-    What is read from a folder is put where the pipeline's UNet lies.
+    What is read from a folder is put on `compute_on`, or where the pipeline's UNet lies.
 
     Raises:
+        DeviceError: torch does not have that device here.
         ModelError: there is none, or it is corrupt.
     """
     if isinstance(clip, Clip):
@@ -123,7 +128,7 @@ def find_clip(clip: Clip | CLIPModel | str | os.PathLike[str] | None, pipe: Any)
     if isinstance(clip, CLIPModel):
         return _with_its_tokenizer(clip, pipe)
     found = Clip.load(_clip_of(pipe) if clip is None else clip)
-    found.model.to(placement(pipe.unet)[0])
+    moved(found.model, compute_on or str(placement(pipe.unet)[0]))
     return found
 
 

@@ -60,8 +60,8 @@ def evaluate(
         inception: for FID, a network or its TorchScript file, see `Judge`; no FID when None.
         seed: of the noise.
         batch_size: prompts at a time.
-        compute_on: "cuda" or "mps" to draw and judge there what is read from folders; a pipeline or CLIP that is given
-            as an object lies where it lies.
+        compute_on: "cuda" or "mps" for pipelines and a CLIP that are read from folders; what is given as an object lies
+            where it lies, and a TorchScript file for FID is run on the CPU.
         workdir: folder in which every point is kept when it is done: the same call goes on there after an interruption,
             a call with more models or guidance computes only what is new. Nothing is kept when None.
 
@@ -76,11 +76,15 @@ def evaluate(
     steps, seed = require_whole_number("steps", steps), require_whole_number("seed", seed, least=0)
     batch_size = require_whole_number("batch_size", batch_size)
     prompts = check_prompts(prompts)
+    if compute_on is not None and not any(model.in_folder for model in named.values()):
+        raise NasError("compute_on is for pipelines that are read from folders; these lie where they lie")
     how = {"steps": steps, "compute_on": compute_on}
-    for model in list(named.values())[1:]:
+    first, *others = named.values()
+    opened = first.open(**how)
+    found = find_clip(clip, opened.pipe, compute_on=compute_on)
+    judge = Judge(found, prompts, real, inception, batch_size=batch_size)
+    for model in others:
         model.open(**how)  # refuses now what would be refused after hours
-    opened = next(iter(named.values())).open(**how)
-    judge = Judge(find_clip(clip, opened.pipe), prompts, real, inception, batch_size=batch_size)
     judged_by = {**judge.describe(), "seed": seed}
     points: list[QualityPoint] = []
     with track(description="evaluating", total=len(named) * len(scales) * len(prompts)) as bar:

@@ -67,8 +67,7 @@ class Judge:
     ) -> None:
         self.clip = clip
         self.prompts = list(prompts)
-        from_file = isinstance(inception, str | os.PathLike)
-        self._inception = _load(inception, clip.device) if from_file else inception
+        self._inception = _load(inception) if isinstance(inception, str | os.PathLike) else inception
         self._texts = clip.embed_texts(self.prompts)
         digest, parts, self._probe = hashlib.sha256(), [], None
         for batch in picture_batches(real, batch_size=batch_size):
@@ -151,12 +150,12 @@ def _run(network: Callable[[Tensor], Tensor], pictures: Tensor) -> Tensor:
     return features.float().cpu()
 
 
-def _load(path: str | os.PathLike[str], device: torch.device) -> nn.Module:
+def _load(path: str | os.PathLike[str]) -> nn.Module:
     try:
         with warnings.catch_warnings():
             # TorchScript is deprecated; it is what Inception's weights for FID are passed around in.
             warnings.filterwarnings("ignore", message=".*torch.jit.load.* is deprecated", category=DeprecationWarning)
-            return torch.jit.load(os.fspath(path), map_location=device).eval()
+            return torch.jit.load(os.fspath(path), map_location="cpu").eval()
     except (OSError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ModelError(f"{path} is not a TorchScript file that can be read ({reason})") from error

@@ -90,13 +90,18 @@ class Model:
                 f"there is no scheduler {self.scheduler!r}; choose {', '.join(SCHEDULERS)} or give one of diffusers"
             )
 
+    @property
+    def in_folder(self) -> bool:
+        """Whether the pipeline is to be read from a folder."""
+        return isinstance(self.pipe, str | os.PathLike)
+
     def require_folder(self) -> None:
         """Find out before long work whether a folder that is read later is there.
 
         Raises:
             ModelError: it is not.
         """
-        if isinstance(self.pipe, str | os.PathLike) and not (Path(self.pipe) / "model_index.json").is_file():
+        if self.in_folder and not (Path(self.pipe) / "model_index.json").is_file():
             raise ModelError(f"no pipeline at {self.pipe}: there is no model_index.json")
 
     def open(self, *, steps: int, compute_on: str | None = None) -> OpenModel:
@@ -111,8 +116,7 @@ class Model:
             ModelError: a part is missing, damaged or unsuitable.
             NasError: the scheduler cannot do so many steps.
         """
-        in_folder = isinstance(self.pipe, str | os.PathLike)
-        pipe = load_pipeline(self.pipe, compute_on=compute_on) if in_folder else self.pipe
+        pipe = load_pipeline(self.pipe, compute_on=compute_on) if self.in_folder else self.pipe
         require_text_to_image(pipe)
         unet = self.unet
         if isinstance(unet, str | os.PathLike):

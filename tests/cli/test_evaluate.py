@@ -116,6 +116,7 @@ def test_folders_of_one_name_have_their_paths(
         (("--prompts", "nowhere"), "there are no prompts at nowhere; name a file with --prompts"),
         (("--inception", "nowhere"), "nowhere is not a TorchScript file"),
         (("--clip", "nowhere"), "cannot read a CLIP model"),
+        (("--compute-on", "nowhere"), "cannot compute on 'nowhere'"),
     ],
 )
 def test_what_is_wrong_is_one_sentence(

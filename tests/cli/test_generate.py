@@ -77,6 +77,12 @@ def test_a_damaged_pipeline_is_one_sentence(
     assert word in outcome.err
 
 
+def test_a_device_that_is_not_here_is_one_sentence(nas_command: Run, tiny_bundled: Path, tmp_path: Path) -> None:
+    outcome = nas_command("generate", "a cat", "--compute-on", "nowhere", "--out", tmp_path / "out")
+    assert (outcome.status, outcome.err.count("\n")) == (1, 1)
+    assert "cannot compute on 'nowhere'" in outcome.err
+
+
 @pytest.mark.parametrize("option", ["--pipeline", "--unet"])
 def test_a_missing_folder_is_one_sentence(nas_command: Run, tiny_bundled: Path, tmp_path: Path, option: str) -> None:
     outcome = nas_command("generate", "a cat", option, tmp_path / "nowhere", "--out", tmp_path / "out")

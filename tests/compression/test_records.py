@@ -48,19 +48,14 @@ def test_what_was_refused_at_once_does_not_bind(tmp_path: Path) -> None:
     assert once(tmp_path, "stage", {**IDENTITY, "seed": 1}, Outcome).finished
 
 
-def test_what_was_refused_on_the_way_does(tmp_path: Path) -> None:
-    (tmp_path / "training.pt").touch()
+@pytest.mark.parametrize("begun", ["training.pt", "search/journal.log", "points/1.json"])
+def test_what_was_refused_on_the_way_does(tmp_path: Path, begun: str) -> None:
+    (tmp_path / begun).parent.mkdir(exist_ok=True)
+    (tmp_path / begun).touch()
     with pytest.raises(BudgetError, match="too little"):
         once(tmp_path, "stage", IDENTITY, refuse)
     with pytest.raises(SearchError, match="seed = 0, this recipe has 1"):
         once(tmp_path, "stage", {**IDENTITY, "seed": 1}, never)
-
-
-@pytest.mark.parametrize("begun", ["search/journal.db", "points/1.json"])
-def test_nor_what_has_a_journal(tmp_path: Path, begun: str) -> None:
-    (tmp_path / begun).parent.mkdir()
-    (tmp_path / begun).touch()
-    test_what_was_refused_on_the_way_does(tmp_path)
 
 
 def test_a_full_disk_costs_no_record(tmp_path: Path) -> None:

@@ -322,6 +322,8 @@ def test_bad_models(shared_pipeline, tiny_pipeline_dir, tiny_config, tmp_path, m
             nas.evaluate({"good": shared_pipeline, "long": Model(shared_pipeline, steps=1001)}, **OPTIONS)
         with pytest.raises(DeviceError, match="cannot compute on 'nowhere'"):
             nas.evaluate({"good": shared_pipeline, "there": tiny_pipeline_dir}, **OPTIONS, compute_on="nowhere")
+    with pytest.raises(NasError, match="read from folders"):
+        nas.evaluate(shared_pipeline, **OPTIONS, compute_on="cpu")
     stranger = UNet2DConditionModel(**{**tiny_config, "cross_attention_dim": 8})
     with pytest.raises(ModelError, match="cross_attention_dim is 8"):
         nas.evaluate(Model(shared_pipeline, unet=stranger), **OPTIONS)
