@@ -96,7 +96,7 @@ class Timing:
             if field.name == "passes" and value is None:
                 continue
             kind = int if whole else int | float
-            if isinstance(value, bool) or not isinstance(value, kind) or not whole <= value < math.inf:
+            if isinstance(value, bool) or not isinstance(value, kind) or not value >= whole:  # NaN as well
                 least = "whole number of at least 1" if whole else "number of at least 0"
                 raise NasError(f"{field.name} is {value!r}; it must be a {least}")
 
