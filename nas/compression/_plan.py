@@ -17,8 +17,7 @@ from nas.compression._inputs import Inputs, Model
 from nas.compression._records import Outcome, once
 from nas.decoder import count_parameters, prune_decoder
 from nas.errors import BudgetError, DeviceError, TableError
-from nas.latency import ImageLatency, measure_decoders_ms
-from nas.latency.devices import get_device
+from nas.latency import ImageLatency, device_of, measure_decoders_ms
 from nas.sampling import pictures_at_once
 from nas.search import profile, safety_margin
 from nas.supernet import EvolvedUNet
@@ -143,7 +142,7 @@ class Plan:
         inputs, settings, workload = self.inputs, self.recipe.decoder, self.lut.workload
         try:
             # Before latents are sampled, which takes longer than to find out that the device is elsewhere.
-            device = None if settings.latency_ms is not None else _device(inputs)
+            device = None if settings.latency_ms is not None else device_of(self.lut)
             slim = self._pruned()
             if device is None:
                 return settings.latency_ms
@@ -216,7 +215,3 @@ def measured_image(inputs: Inputs, model: Model, *, folded_later: bool = False) 
         precision=workload.precision,
         timing=recipe.timing,
     )
-
-
-def _device(inputs: Inputs) -> Any:
-    return get_device(inputs.lut.device, threads=inputs.lut.threads)

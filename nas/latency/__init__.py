@@ -9,7 +9,7 @@ from nas.latency._decoders import measure_decoders_ms
 from nas.latency._difference import Difference, RowDifference, difference
 from nas.latency._fitting import FittedRows, fit_rows
 from nas.latency._image import ImageLatency
-from nas.latency._network import PATIENT, measure_network_ms, measure_networks_ms
+from nas.latency._network import PATIENT, device_of, measure_network_ms, measure_networks_ms
 from nas.latency._row import Row
 from nas.latency._table import LatencyTable
 from nas.latency._timing import Timing
@@ -30,6 +30,7 @@ __all__ = [
     "Validation",
     "agreement",
     "breakdown",
+    "device_of",
     "difference",
     "fit_rows",
     "measure_decoders_ms",
