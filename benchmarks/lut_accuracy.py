@@ -3,8 +3,9 @@
 Builds a table for each device and space, measures random networks end to end, and prints the table's errors beside
 those of simpler models: base and rows as measured one by one; the sum of the isolated blocks without a base; and,
 fitted to the whole networks that were measured along with the table's rows, multiply-accumulates times a constant and a
-random forest on block counts. Each table is built in a process of its own, whose peak memory is reported. Run it on an
-otherwise idle machine:
+random forest on block counts. Each table is built in a process of its own, whose peak memory is reported. With
+`--together` the networks are measured in turns with the rows instead of afterwards, so that the errors are the table's
+own also where a machine is not as fast in one quarter of an hour as in the next. Run it on an otherwise idle machine:
 
     python benchmarks/lut_accuracy.py --space sd15 --device torch-cpu --device openvino-cpu --json lut_accuracy.json
 
@@ -72,6 +73,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="of the random networks")
     parser.add_argument("--max-seconds", type=float, default=Timing.max_seconds, help="for each row and each network")
     parser.add_argument("--passes", type=int, default=4, help="how often each network is measured in its turn")
+    parser.add_argument("--together", action="store_true", help="measure networks and rows in turns, in all passes")
     parser.add_argument("--tables", type=Path, help="folder to write the validated tables to")
     parser.add_argument("--json", type=Path, help="file for all figures")
     arguments = parser.parse_args(argv)
@@ -91,6 +93,10 @@ def in_own_process(space: str, device: str, arguments: argparse.Namespace) -> di
 
 def examine(name: str, device: str, arguments: argparse.Namespace) -> dict[str, Any]:
     space, timing = SearchSpace.load(name), Timing(max_seconds=arguments.max_seconds)
+    validated = arguments.networks > 0 and weights_gib(space, arguments.precision) <= arguments.largest_gib
+    together = validated and arguments.together
+    if together:
+        timing = replace(timing, passes=arguments.passes, extra_seconds=2 * timing.extra_seconds)
     start = time.perf_counter()
     table = LatencyTable.measure(
         space,
@@ -98,16 +104,17 @@ def examine(name: str, device: str, arguments: argparse.Namespace) -> dict[str, 
         batch_size=arguments.batch_size,
         precision=arguments.precision,
         threads=arguments.threads,
+        held_out=arguments.networks if together else 0,
+        seed=arguments.seed,
         timing=timing,
     )
     result = described(table, time.perf_counter() - start)
     keep(table, arguments)
-    if not arguments.networks or weights_gib(table) > arguments.largest_gib:
-        return result
-    patient = replace(timing, passes=arguments.passes, max_seconds=2 * arguments.max_seconds, extra_seconds=120)
-    table.validate(networks=arguments.networks, seed=arguments.seed, timing=patient)
-    keep(table, arguments)
-    return result | judged(table)
+    if validated and not together:
+        patient = replace(timing, passes=arguments.passes, max_seconds=2 * arguments.max_seconds, extra_seconds=120)
+        table.validate(networks=arguments.networks, seed=arguments.seed, timing=patient)
+        keep(table, arguments)
+    return result | judged(table) if validated else result
 
 
 def keep(table: LatencyTable, arguments: argparse.Namespace) -> None:
@@ -117,9 +124,9 @@ def keep(table: LatencyTable, arguments: argparse.Namespace) -> None:
         table.save(arguments.tables / f"{table.space.name}_{table.device}_{table.workload.precision}{batch}.yaml")
 
 
-def weights_gib(table: LatencyTable) -> float:
+def weights_gib(space: SearchSpace, precision: str) -> float:
     """Of the full network, in the precision that it is measured in."""
-    return table.space.parameters * torch_dtype(table.workload.precision).itemsize / 2**30
+    return space.parameters * torch_dtype(precision).itemsize / 2**30
 
 
 # What the models predict.
@@ -218,6 +225,7 @@ def random_forest() -> Any:
 
 
 def described(table: LatencyTable, build_seconds: float) -> dict[str, Any]:
+    """What was measured how and in what time; a validation that the table has by now is part of that."""
     full_ms, loading_seconds = table.latency_ms(table.space.full), float(table.provenance["loading_seconds"])
     return {
         "space": table.space.name,
@@ -228,7 +236,8 @@ def described(table: LatencyTable, build_seconds: float) -> dict[str, Any]:
         "worst_row_drift": max(abs(row.drift) for row in (table.base, *table.rows.values())),
         "base_ms": table.base_ms,
         "full_ms": full_ms,
-        "weights_gib": round(weights_gib(table), 3),
+        "weights_gib": round(weights_gib(table.space, table.workload.precision), 3),
+        "together": table.validation is not None,
         "build_seconds": round(build_seconds, 1),
         "loading_seconds": round(loading_seconds, 1),
         "build_forward_passes": round(1000 * build_seconds / full_ms, 1),
@@ -258,12 +267,13 @@ def heading(result: dict[str, Any]) -> list[str]:
     memory = (
         "" if peak is None else f", peak memory {peak:.2f} GiB (the network's weights: {result['weights_gib']:.2f})"
     )
+    what = "built along with the held-out networks" if result["together"] else "built"
     return [
         f"{result['space']}: {result['workload']}, {result['device']} on {machine['hardware']}, "
         f"{machine.get('cores', '?')} cores, {machine['threads']} threads, {runtime} {machine.get(runtime, '')}",
         f"base {result['base_ms']:.1f} ms, full {result['full_ms']:.1f} ms; {result['rows']} rows, "
         f"worst drift {result['worst_row_drift']:.1%}",
-        f"built in {result['build_seconds']} s, {result['build_forward_passes']} forward passes; without the "
+        f"{what} in {result['build_seconds']} s, {result['build_forward_passes']} forward passes; without the "
         f"{result['loading_seconds']} s of export, compilation and copying "
         f"{result['build_forward_passes_without_loading']}{memory}",
     ]

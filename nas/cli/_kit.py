@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from nas.cli._options import add_command, add_whole_networks, add_workload
+from nas.cli._options import add_command, add_networks, add_workload
 from nas.cli._report import Report
 
 # As in `nas.latency.devices` and `nas.unet`, written again because importing those takes longer than parsing.
@@ -47,7 +47,7 @@ def _add_export(actions: Any) -> None:
     export.set_defaults(precision="fp16")
     export.add_argument("--target", choices=TARGETS, default="iOS17", help="oldest system (default: iOS17)")
     export.add_argument("--attention", choices=ATTENTIONS, default="original", help="default: original")
-    add_whole_networks(export, default=1)
+    add_networks(export, whole_networks=1)
     export.add_argument("--out", required=True, type=Path, metavar="KIT", help="the folder to write")
 
 
@@ -65,9 +65,8 @@ def _export(options: argparse.Namespace) -> Report:
     size = {"height": options.height, "width": options.width}
     workload = Workload.of(space, batch_size=options.batch_size, precision=options.precision, **size)
     converter = CoreMLConverter(target=options.target, attention=options.attention)
-    manifest = export_kit(
-        space, options.out, converter=converter, workload=workload, whole_networks=options.whole_networks
-    )
+    networks = {"whole_networks": options.whole_networks, "held_out": options.held_out, "seed": options.seed}
+    manifest = export_kit(space, options.out, converter=converter, workload=workload, **networks)
     size_mb = sum(file.stat().st_size for file in options.out.rglob("*") if file.is_file()) / 2**20
     document = {"kit": options.out, "packages": len(manifest.packages), "size_mb": size_mb, "seal": manifest.seal}
     text = (

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from nas.cli import _kit
 from nas.cli._lut_reports import breakdown_text, difference_document, difference_text
-from nas.cli._options import add_command, add_seed, add_whole_networks, add_workload
+from nas.cli._options import add_command, add_networks, add_seed, add_workload
 from nas.cli._report import Report, columns
 from nas.cli._values import count
 
@@ -79,7 +79,7 @@ def _add_build(actions: Any) -> None:
     build.add_argument("--device", default="torch-cpu", help=f"{', '.join(DEVICES)} (default: torch-cpu)")
     add_workload(build, precision="fp32, for Core ML fp16")
     build.add_argument("--threads", type=count, metavar="N", help="CPU threads (default: torch's own choice)")
-    add_whole_networks(build, default=5)
+    add_networks(build, whole_networks=5)
     build.add_argument("--out", required=True, type=Path, metavar="FILE", help="the YAML file to write")
 
 
@@ -103,6 +103,8 @@ def _build(options: argparse.Namespace) -> Report:
         precision=options.precision,
         threads=options.threads,
         whole_networks=options.whole_networks,
+        held_out=options.held_out,
+        seed=options.seed,
         visits=visits,
     )
     lut.save(options.out)

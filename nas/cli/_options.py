@@ -33,16 +33,25 @@ def add_workload(parser: argparse.ArgumentParser, *, precision: str) -> None:
     parser.add_argument("--precision", choices=("fp32", "fp16", "bf16"), help=f"default: {precision}")
 
 
-def add_whole_networks(parser: argparse.ArgumentParser, *, default: int) -> None:
-    """How many networks a table measures end to end."""
+def add_networks(parser: argparse.ArgumentParser, *, whole_networks: int) -> None:
+    """How many networks a table measures end to end, to know more and to be held against."""
     parser.add_argument(
         "--whole-networks",
         type=natural,
-        default=default,
+        default=whole_networks,
         metavar="N",
         help="networks to measure end to end, the full one first, which say what blocks take in context; none of "
-        f"models above 4 GiB, and 0 where there is no room for the network (default: {default})",
+        f"models above 4 GiB, and 0 where there is no room for the network (default: {whole_networks})",
     )
+    parser.add_argument(
+        "--held-out",
+        type=natural,
+        default=0,
+        metavar="N",
+        help="random networks to measure end to end in turns with the blocks, to say how well the table predicts them "
+        "(default: 0; `nas lut validate` measures them afterwards)",
+    )
+    add_seed(parser)
 
 
 def add_compute_on(parser: argparse.ArgumentParser) -> None:

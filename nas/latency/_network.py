@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import os
-import random
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas.architecture import Architecture
-from nas.errors import ModelError, TableError
+from nas.errors import ModelError
 from nas.latency._canary import bench_on, canary_provenance
 from nas.latency._provenance import measurement_on, now
+from nas.latency._random_networks import distinct_architectures, random_network, require_count
 from nas.latency._row import Row
 from nas.latency._timing import Timing
 from nas.latency._validation import Pair, Validation
@@ -153,8 +153,7 @@ def validate(
     Raises:
         TableError: `networks` is not a whole number of at least 1, or the file holds another measurement.
     """
-    if isinstance(networks, bool) or not isinstance(networks, int) or networks < 1:
-        raise TableError(f"networks is {networks!r}; it must be a whole number of at least 1")
+    require_count("networks", networks, least=1)
     # Two passes, whatever it takes to make large networks twice: a machine is disturbed for minutes at a time.
     at_home, full = device.name == table.device, table.space.full
     own = canary_ms_of(table) if at_home else None
@@ -169,32 +168,31 @@ def validate(
     measured = measurement_on(device, table.space.to_dict(), table.workload, bench.timing, reference, held_out)
     kept = Visits(Path(visits), measured) if visits else None
     rows = bench.measure_all(loaders, description="Validating on whole networks", twice=reference, visits=kept)
-    pairs = tuple(_pair(table, architecture, rows[name]) for name, architecture in held_out.items())
     slowdown = round(rows[FULL].latency_ms / table.wholes[full].latency_ms - 1, 6) if reference else None
-    return Validation(pairs, seed, now(), slowdown)
+    measured_ms = {architecture: rows[name] for name, architecture in held_out.items()}
+    return validation_of(table, measured_ms, seed=seed, slowdown=slowdown)
 
 
-def _pair(table: LatencyTable, architecture: Architecture, row: Row) -> Pair:
-    return Pair(str(architecture), round(table.latency_ms(architecture), 6), row.latency_ms, row.drift)
+def validation_of(
+    table: LatencyTable, networks: Mapping[Architecture, Row], *, seed: int, slowdown: float | None = None
+) -> Validation:
+    """What a table predicts beside what networks took.
 
-
-def distinct_architectures(
-    space: SearchSpace, count: int, seed: int, *, besides: Iterable[Architecture] = ()
-) -> Iterator[Architecture]:
-    """Random architectures without repetition (as far as a small space allows), not full, empty or one of `besides`."""
-    rng = random.Random(seed)
-    seen = {space.full, space.empty, *besides}
-    for _ in range(count):
-        candidates = (space.sample(rng) for _ in range(100))
-        architecture = next((c for c in candidates if c not in seen), None) or space.sample(rng)
-        seen.add(architecture)
-        yield architecture
+    Args:
+        table: which.
+        networks: measured end to end.
+        seed: that they were drawn with.
+        slowdown: see `Validation`.
+    """
+    pairs = (
+        Pair(str(network), round(table.latency_ms(network), 6), row.latency_ms, row.drift)
+        for network, row in networks.items()
+    )
+    return Validation(tuple(pairs), seed, now(), slowdown)
 
 
 def _network(table: LatencyTable, unet: nn.Module | None, architecture: Architecture, device: Device) -> nn.Module:
     if unet is None:
-        from nas.latency._building import random_network
-
         return random_network(table.space, architecture, table.workload, device.home)[0]
     from nas.unet import apply_architecture, share_structure
 

@@ -93,6 +93,8 @@ class LatencyTable:
         threads: int | None = None,
         copies: bool = True,
         whole_networks: int = 5,
+        held_out: int = 0,
+        seed: int = 0,
         timing: Timing | None = None,
         visits: str | os.PathLike[str] | None = None,
     ) -> LatencyTable:
@@ -111,13 +113,17 @@ class LatencyTable:
             whole_networks: how many networks to measure end to end for `in_context`, the full one first; several
                 outvote one that was disturbed. None of models above 4 GiB. 0 where the device has no room for the
                 network: a block at a time, and the base, are then all there is in memory.
+            held_out: how many random networks to measure end to end in turns with the rows, so that both see the same
+                machine; the table knows nothing of them, and `validation` says how well it predicts them. Of models of
+                any size: each is in memory as a whole. `validate` measures them afterwards.
+            seed: of those networks.
             timing: how long to measure.
             visits: file for all that is measured, as it is measured; an interrupted measurement goes on from there.
                 Remove it when the table is saved: from a complete one the same table is made once more.
 
         Raises:
             DeviceError: the device is not here, or cannot run a block.
-            TableError: the workload makes no sense, or the file holds another measurement.
+            TableError: the workload or a number of networks makes no sense, or the file holds another measurement.
             StorageError: the file cannot be written.
         """
         from nas.latency._building import build
@@ -125,9 +131,8 @@ class LatencyTable:
         size = {"height": height, "width": width, "context_length": context_length}
         device = as_device(device, threads=threads)
         workload = Workload.of(space, batch_size=batch_size, precision=precision or device.usual_precision, **size)
-        options = {"copies": copies, "whole_networks": whole_networks, "visits": visits}
-        built = build(space, workload, device, timing=timing or Timing(), **options)
-        return cls(space, workload, built.rows, built.base, built.provenance, wholes=built.wholes)
+        options = {"copies": copies, "whole_networks": whole_networks, "held_out": held_out, "seed": seed}
+        return build(space, workload, device, timing=timing or Timing(), visits=visits, **options)
 
     @classmethod
     def fit(

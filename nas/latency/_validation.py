@@ -49,7 +49,7 @@ class Validation:
         seed: of the random architectures.
         date: when it was measured, UTC, ISO 8601.
         slowdown: how much longer the full network took in between than when the table was measured, a signed fraction;
-            None where that is not known.
+            None where that is not known, and where the networks were measured along with the table's rows.
     """
 
     pairs: tuple[Pair, ...]

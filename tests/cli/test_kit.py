@@ -53,7 +53,7 @@ def test_a_table_goes_through_a_kit(
     nas_command: Run, pretended: dict[str, object], small_space: Path, tmp_path: Path
 ) -> None:
     kit, file = tmp_path / "kit", tmp_path / "lut.yaml"
-    options = ("--target", "iOS18", "--attention", "split-einsum", "--whole-networks", 2)
+    options = ("--target", "iOS18", "--attention", "split-einsum", "--whole-networks", 2, "--held-out", 3, "--seed", 4)
     exported = nas_command("lut", "export", "--space", small_space, "--out", kit, *options, "--json").document
     assert pretended == {"target": "iOS18", "attention": "split-einsum"}
     assert exported["packages"] == len(list((kit / "packages").iterdir())) - 1
@@ -69,6 +69,7 @@ def test_a_table_goes_through_a_kit(
     assert found["full_ms"] == pytest.approx(lut.latency_ms(lut.space.full))
     assert found["device"] == lut.device == "pretended-ipad-all+thrift"
     assert (lut.workload.precision, len(lut.wholes)) == ("fp16", 2)
+    assert (len(lut.validation.pairs), lut.validation.seed) == (3, 4)
 
 
 def test_a_folder_that_is_no_kit_is_said_so(nas_command: Run, pretended: dict[str, object], tmp_path: Path) -> None:

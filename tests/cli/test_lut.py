@@ -77,11 +77,14 @@ def test_what_was_measured_is_not_lost_when_the_table_cannot_be_written(
 
 def test_build_writes_a_table_that_loads(nas_command: Run, small_space: Path, tmp_path: Path) -> None:
     path = tmp_path / "new" / "lut.yaml"
-    outcome = nas_command("lut", "build", "--space", small_space, "--batch-size", 3, "--out", path, "--json")
+    options = ("--batch-size", 3, "--held-out", 2, "--seed", 9)
+    outcome = nas_command("lut", "build", "--space", small_space, *options, "--out", path, "--json")
     lut = LatencyTable.load(path)
     assert outcome.document["file"] == str(path)
     assert outcome.document["full_ms"] == pytest.approx(lut.latency_ms(lut.space.full))
     assert (lut.workload.batch_size, lut.space.name, lut.device) == (3, "small", "torch-cpu")
+    assert (len(lut.validation.pairs), lut.validation.seed) == (2, 9)
+    assert outcome.document["validation"]["mean_error"] == lut.validation.mean_error
 
 
 def test_show_prints_every_row(nas_command: Run, table: Path) -> None:

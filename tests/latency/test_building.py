@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from nas import LatencyTable, SearchSpace
-from nas.latency import _building
+from nas.latency import _amounts, _building
 from nas.latency.testing import FakeDevice
 
 
@@ -30,7 +30,7 @@ def test_a_table_says_how_long_the_device_took_to_load(
 def test_large_networks_that_are_slow_to_load_are_loaded_less_often(
     tiny_space: SearchSpace, monkeypatch: pytest.MonkeyPatch, keep_mb: float, passes: int
 ) -> None:
-    monkeypatch.setattr(_building, "_SMALL_MB", 0.1)
+    monkeypatch.setattr(_amounts, "_SMALL_MB", 0.1)
     device = FakeDevice()
     device.keep_mb = keep_mb
     table = LatencyTable.measure(tiny_space, device=device)
@@ -38,14 +38,14 @@ def test_large_networks_that_are_slow_to_load_are_loaded_less_often(
     # What weighs nothing on the fake device is kept where anything is; nothing is of a network too large.
     visits = passes * (len(table.rows) + 2 * networks)
     assert len(device.loaded) == canary + (len(table.rows) + networks if keep_mb > 1 else visits)
-    assert _building.passes_of(tiny_space, table.workload, keep_mb=keep_mb) == passes
+    assert _amounts.passes_of(tiny_space, table.workload, keep_mb=keep_mb) == passes
 
 
 def test_networks_too_large_to_be_built_as_a_whole_are_measured_in_all_passes(
     tiny_space: SearchSpace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_building, "_SMALL_MB", 0.1)
-    monkeypatch.setattr(_building, "_LARGEST_WHOLE_MB", 0.2)
+    monkeypatch.setattr(_amounts, "_SMALL_MB", 0.1)
+    monkeypatch.setattr(_amounts, "_LARGEST_WHOLE_MB", 0.2)
     device = FakeDevice()
     device.keep_mb = 0.01
     table = LatencyTable.measure(tiny_space, device=device)

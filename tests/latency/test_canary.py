@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 
 from nas import LatencyTable, SearchSpace
-from nas.latency._building import instances_of
+from nas.latency._amounts import instances_of
 from nas.latency._canary import CANARY_INSTANCES, CANARY_WEIGHTS, make_canary
 from nas.latency._network import canary_ms_of
 from nas.unet import make_block

@@ -37,12 +37,16 @@ def found(
     pytest.importorskip("sklearn")
     folder = tmp_path_factory.mktemp("found")
     tiny_space.save(folder / "tiny.yaml")
-    arguments = benchmark.parse(["--networks", "6", "--seed", "3", "--passes", "1", "--tables", str(folder / "tables")])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(_registry._MAKERS, "fake", lambda threads: FakeDevice())
-        result = benchmark.examine(str(folder / "tiny.yaml"), "fake", arguments)
+    result = examined(benchmark, folder, "--tables", str(folder / "tables"))
     assert len(LatencyTable.load(folder / "tables" / "tiny_fake_fp32.yaml").validation.pairs) == 6
     return MappingProxyType(json.loads(json.dumps(result)))
+
+
+def examined(benchmark: ModuleType, folder: Path, *options: str) -> dict[str, Any]:
+    arguments = benchmark.parse(["--networks", "6", "--seed", "3", "--passes", "1", *options])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(_registry._MAKERS, "fake", lambda threads: FakeDevice())
+        return benchmark.examine(str(folder / "tiny.yaml"), "fake", arguments)
 
 
 def blocks_ms(space: SearchSpace, architecture: Architecture) -> float:
@@ -70,6 +74,22 @@ def test_each_network_is_predicted_by_all_models(found: Mapping[str, Any], tiny_
     assert min(found["macs"]["mean_error"], found["forest"]["mean_error"]) > 0.01
     # Base, full network and four more.
     assert (found["fitted_to"], found["seed"]) == (6, 3)
+
+
+def test_networks_are_measured_along_with_the_rows_on_request(
+    benchmark: ModuleType, found: Mapping[str, Any], tiny_space: SearchSpace, tmp_path: Path
+) -> None:
+    tiny_space.save(tmp_path / "tiny.yaml")
+    together = examined(benchmark, tmp_path, "--together")
+    assert (found["together"], together["together"]) == (False, True)
+    assert (found["slowdown"], together["slowdown"]) == (0, None)
+    for name in ("architecture", "measured_ms", "table_ms", "forest_ms"):
+        expected = [network[name] for network in found["networks"]]
+        assert [network[name] for network in together["networks"]] == pytest.approx(expected)
+    text = benchmark.report([together])
+    assert "built along with the held-out networks in" in text
+    assert "at equal speed" in benchmark.report([dict(found)])
+    assert "at equal speed" not in text
 
 
 def macs_of_mid_attention(batch: int) -> int:

@@ -198,7 +198,7 @@ def test_where_operations_ran_is_said_if_all_of_it_is_known(
 def test_a_large_network_is_never_built_as_a_whole(
     tiny_space: SearchSpace, quick: Timing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nas.latency._building._LARGEST_WHOLE_MB", 0.1)
+    monkeypatch.setattr("nas.latency._amounts._LARGEST_WHOLE_MB", 0.1)
     table = LatencyTable.measure(tiny_space, device=FakeDevice(), timing=quick)
     assert table.wholes == {}
     assert table.in_context == 1.0

@@ -13,7 +13,7 @@ from scipy.stats import spearmanr
 from nas import Architecture, LatencyTable, SearchSpace
 from nas.errors import TableError
 from nas.latency import Pair, Timing, Validation
-from nas.latency._network import distinct_architectures
+from nas.latency._random_networks import distinct_architectures
 from nas.latency.testing import FakeDevice
 
 TEXT = "mid.resnet=1,1"
@@ -108,6 +108,30 @@ def test_the_weights_given_are_used_and_left_alone(fake_table: LatencyTable, tin
     assert tiny_unet.training
     assert all(new is old for new, old in zip(tiny_unet.parameters(), parameters, strict=True))
     assert all(torch.equal(value, before[name]) for name, value in tiny_unet.state_dict().items())
+
+
+def test_networks_held_out_are_measured_along_with_the_rows_and_are_those_of_a_later_validation(
+    tiny_space: SearchSpace, fake_table: LatencyTable, quick: Timing
+) -> None:
+    call_ms, networks = 0.5, {"held_out": 4, "seed": 3}
+    device, alone = FakeDevice(call_ms=call_ms), FakeDevice(call_ms=call_ms)
+    table = LatencyTable.measure(tiny_space, device=device, timing=quick, **networks)
+    without = LatencyTable.measure(tiny_space, device=alone, timing=quick)
+    # They are measured twice, as the networks are that the table does know, and it knows no more for them.
+    assert len(device.loaded) == len(alone.loaded) + 2 * 4
+    assert (table.rows, table.base, table.wholes) == (without.rows, without.base, without.wholes)
+    assert without.validation is None
+    later = without.validate(networks=4, seed=3, device=FakeDevice(call_ms=call_ms), timing=quick)
+    assert table.validation.pairs == later.pairs
+    assert (table.validation.seed, table.validation.slowdown) == (3, None)
+    assert table.validation.worst_error > 0
+    assert not set(table.wholes) & {Architecture.parse(pair.architecture) for pair in table.validation.pairs}
+
+
+@pytest.mark.parametrize("number", [-1, 2.5, "20", True])
+def test_a_number_of_networks_held_out_is_required(tiny_space: SearchSpace, number: object) -> None:
+    with pytest.raises(TableError, match="held_out is"):
+        LatencyTable.measure(tiny_space, device=FakeDevice(), held_out=number)
 
 
 def test_held_out_networks_are_distinct_spread_and_seeded(tiny_space: SearchSpace) -> None:

@@ -12,9 +12,11 @@ import nas
 from nas._files import replacing
 from nas._progress import track
 from nas.errors import DeviceError, StorageError, TableError
-from nas.latency._building import Plan, attention_of, instances_of, kept_mb_of, passes_of
+from nas.latency._amounts import instances_of, kept_mb_of, passes_of
+from nas.latency._building import attention_of
 from nas.latency._bundles import Subject
 from nas.latency._canary import CANARY_INSTANCES, canary_provenance, make_canary
+from nas.latency._plan import Plan
 from nas.latency._provenance import workload_provenance
 from nas.latency.devices._machine import versions
 from nas.latency.kit._manifest import LIBRARY, PACKAGES, RESULTS, SCRIPT, Manifest, Package, tree_sha256
@@ -98,6 +100,8 @@ def export_kit(
     workload: Workload | None = None,
     copies: bool = True,
     whole_networks: int = 1,
+    held_out: int = 0,
+    seed: int = 0,
 ) -> Manifest:
     """Convert all that a table of a space needs, with a script beside it that measures it elsewhere.
 
@@ -109,16 +113,20 @@ def export_kit(
         copies: also what copies of blocks cost.
         whole_networks: how many networks to measure end to end, which say what blocks take in context, the full one
             first; each is nearly as large as the model. There are none of models above 4 GiB.
+        held_out: how many random networks to measure end to end beside them, of which the table's `validation` will be
+            made; without them it has none. Each is about half as large as the model.
+        seed: of those networks.
 
     Raises:
         DeviceError: a module cannot be converted.
         StorageError: the kit cannot be written, or the folder holds something else or measurements.
+        TableError: a number of networks is none.
     """
     _require_free(Path(kit))
     converter = converter or _coreml()
     workload = workload or Workload.of(space, batch_size=2, precision="fp16")
-    bundle_mb = converter.bundle_mb
-    plan = Plan.of(space, workload, home="cpu", copies=copies, whole_networks=whole_networks, bundle_mb=bundle_mb)
+    networks = {"whole_networks": whole_networks, "held_out": held_out, "seed": seed}
+    plan = Plan.of(space, workload, home="cpu", copies=copies, bundle_mb=converter.bundle_mb, **networks)
     with replacing(kit) as folder:
         (folder / PACKAGES).mkdir(parents=True)
         writing = _Writing(folder, converter, space, workload)
@@ -141,6 +149,8 @@ def export_kit(
             canary=canary,
             packages=packages,
             wholes=tuple(plan.wholes),
+            held_out=tuple(plan.held_out),
+            seed=seed,
             bundles=plan.bundles,
             passes=passes_of(space, workload, keep_mb=converter.keep_mb),
             keep_mb=kept_mb_of(space, workload, keep_mb=converter.keep_mb),

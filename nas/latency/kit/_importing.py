@@ -8,7 +8,8 @@ from typing import Any
 
 from nas.architecture import Architecture
 from nas.errors import TableError
-from nas.latency._building import BASE, Built
+from nas.latency._building import table_of
+from nas.latency._plan import BASE, Built
 from nas.latency._row import Row
 from nas.latency._table import LatencyTable
 from nas.latency.devices._coreml_runtime import described_units
@@ -34,9 +35,8 @@ def import_kit(kit: str | os.PathLike[str], *, results: str | None = None) -> La
     if found.get("manifest") != manifest.seal:
         raise TableError(f"{path} was measured with another {MANIFEST} than the kit's; measure the kit again")
     rows = _rows(path, found.get("rows"), manifest)
-    wholes = {name: Architecture.parse(name) for name in manifest.wholes}
-    circumstances = {name: found[name] for name in ("canary_ms", "other_work_cores") if name in found}
-    built = Built.of(rows, circumstances, wholes=wholes, bundles=manifest.bundles)
+    wholes, held_out = ({name: Architecture.parse(name) for name in n} for n in (manifest.wholes, manifest.held_out))
+    built = Built.of(rows, wholes=wholes, held_out=held_out, bundles=manifest.bundles)
     space, workload = SearchSpace.from_dict(manifest.space), Workload(**manifest.workload)
     parts = (manifest.runtime, found["runtime"], found["unit"])
     provenance = {
@@ -44,10 +44,10 @@ def import_kit(kit: str | os.PathLike[str], *, results: str | None = None) -> La
         **found["conditions"],
         "operations": described_units(found["operations"].values()),
         **manifest.provenance,
-        **built.provenance,
+        **{name: found[name] for name in ("canary_ms", "other_work_cores") if name in found},
         "date": found["date"],
     }
-    return LatencyTable(space, workload, built.rows, built.base, provenance, wholes=built.wholes)
+    return table_of(space, workload, built, provenance=provenance, seed=manifest.seed)
 
 
 def _results_file(kit: Path, results: str | None) -> Path:

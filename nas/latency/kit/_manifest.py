@@ -12,7 +12,7 @@ from typing import Any
 from nas._files import write_text_atomically
 from nas.errors import TableError
 
-SCHEMA = 2
+SCHEMA = 3
 MANIFEST, PACKAGES, RESULTS, LIBRARY, SCRIPT = "manifest.json", "packages", "results", "lib", "measure.py"
 _SEAL = "sha256"
 
@@ -49,6 +49,8 @@ class Manifest:
         canary: run around everything else.
         packages: what is measured.
         wholes: names of the packages that are whole networks.
+        held_out: names of those that are networks to hold the table against.
+        seed: that these were drawn with.
         bundles: how many blocks are in the bundle beside a row, by the row's name.
         passes: how often everything is measured in its turn.
         keep_mb: see `Device.keep_mb`.
@@ -63,6 +65,8 @@ class Manifest:
     canary: Package
     packages: tuple[Package, ...]
     wholes: tuple[str, ...]
+    held_out: tuple[str, ...]
+    seed: int
     bundles: dict[str, int]
     passes: int
     keep_mb: float
@@ -83,8 +87,8 @@ class Manifest:
         seal = data.pop(_SEAL)
         try:
             packages = tuple(_package(entry) for entry in data.pop("packages"))
-            canary, wholes = _package(data.pop("canary")), tuple(data.pop("wholes"))
-            return cls(**data, canary=canary, packages=packages, wholes=wholes, seal=seal)
+            networks = {name: tuple(data.pop(name)) for name in ("wholes", "held_out")}
+            return cls(**{**data, "canary": _package(data["canary"])}, **networks, packages=packages, seal=seal)
         except (KeyError, TypeError, ValueError) as error:
             raise TableError(f"{kit / MANIFEST}: {error!r}; export the kit again") from error
 

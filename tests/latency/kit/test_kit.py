@@ -64,6 +64,21 @@ def test_the_table_of_a_kit_is_that_of_a_device_at_hand(measured: Path, tiny_spa
     assert table.provenance["operations"] == f"cpu {measured_things}, ne {4 * measured_things}"
 
 
+def test_a_kit_with_networks_held_out_makes_a_validated_table(tiny_space: SearchSpace, tmp_path: Path) -> None:
+    networks = {"whole_networks": 2, "held_out": 3, "seed": 5}
+    export_kit(tiny_space, tmp_path / "kit", converter=CostConverter(), **networks)
+    measure_kit(tmp_path / "kit", "ne", runtime=CostRuntime("phone"), timing=TIMING)
+    table = import_kit(tmp_path / "kit")
+    here = LatencyTable.measure(tiny_space, device=FakeDevice(), precision="fp16", timing=TIMING, **networks)
+    assert len(table.wholes) == 2
+    assert table.rows.keys() == here.rows.keys()
+    found, expected = table.validation, here.validation
+    assert [pair.architecture for pair in found.pairs] == [pair.architecture for pair in expected.pairs]
+    assert [pair.measured_ms for pair in found.pairs] == pytest.approx([pair.measured_ms for pair in expected.pairs])
+    assert (len(found.pairs), found.seed) == (3, 5)
+    assert found.worst_error == pytest.approx(0, abs=1e-5)
+
+
 def test_the_canary_is_that_of_a_device_at_hand(kit: Path) -> None:
     class Device(FakeDevice):
         def load(self, *args: Any, instances: int = 1, **kwargs: Any) -> Any:
@@ -163,7 +178,7 @@ def test_instances_are_files_of_their_own(
 
     kit, temporary = tmp_path / "kit", tmp_path / "temporary"
     temporary.mkdir()
-    monkeypatch.setattr("nas.latency._building.CANARY_WEIGHTS", 0)
+    monkeypatch.setattr("nas.latency._amounts.CANARY_WEIGHTS", 0)
     manifest = export_kit(tiny_space, kit, converter=Converter(), copies=False)
     monkeypatch.setattr("tempfile.tempdir", str(temporary))
     runtime = Runtime()
@@ -210,7 +225,7 @@ def test_a_kit_of_another_schema_is_told(measured: Path, monkeypatch: pytest.Mon
         patch.setattr(_manifest, "SCHEMA", 99)
         path = measured / "results" / "phone-ne.json"
         _manifest.write_sealed(path, {"manifest": "a newer one's"})
-    with pytest.raises(TableError, match=r"phone-ne.json is not of schema 2"):
+    with pytest.raises(TableError, match=f"phone-ne.json is not of schema {_manifest.SCHEMA}"):
         import_kit(measured)
 
 
