@@ -233,7 +233,7 @@ def described(table: LatencyTable, build_seconds: float) -> dict[str, Any]:
         "workload": table.workload.describe(),
         "machine": dict(table.provenance),
         "rows": len(table.rows),
-        "worst_row_drift": max(abs(row.drift) for row in (table.base, *table.rows.values())),
+        "canary_spread": round(table.provenance["canary_spread_ms"] / table.provenance["canary_ms"], 3),
         "base_ms": table.base_ms,
         "full_ms": full_ms,
         "weights_gib": round(weights_gib(table.space, table.workload.precision), 3),
@@ -272,7 +272,7 @@ def heading(result: dict[str, Any]) -> list[str]:
         f"{result['space']}: {result['workload']}, {result['device']} on {machine['hardware']}, "
         f"{machine.get('cores', '?')} cores, {machine['threads']} threads, {runtime} {machine.get(runtime, '')}",
         f"base {result['base_ms']:.1f} ms, full {result['full_ms']:.1f} ms; {result['rows']} rows, "
-        f"worst drift {result['worst_row_drift']:.1%}",
+        f"half of the canary's times within {result['canary_spread']:.1%}",
         f"{what} in {result['build_seconds']} s, {result['build_forward_passes']} forward passes; without the "
         f"{result['loading_seconds']} s of export, compilation and copying "
         f"{result['build_forward_passes_without_loading']}{memory}",

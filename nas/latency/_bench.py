@@ -11,11 +11,16 @@ from nas.errors import DeviceError
 from nas.latency._kept import Kept
 from nas.latency._neighbours import Neighbours, warn_if_disturbed
 from nas.latency._row import Row
-from nas.latency._timing import Canary, Sample, Timing, is_settled, row_of, visit
+from nas.latency._speed import Speed
+from nas.latency._timing import Sample, Timing, is_settled, row_of, visit
 from nas.latency._visits import Visits
 
 if TYPE_CHECKING:
     from nas.latency.devices import Runnable
+
+
+# What a table says of the machine while it was measured: see `Speed`, and `Bench.other_work_cores`.
+PROVENANCE = ("canary_ms", "canary_spread_ms", "canary_sensitivity", "canary_sensitivity_long", "other_work_cores")
 
 
 class Bench:
@@ -24,12 +29,11 @@ class Bench:
     Args:
         canary: ready to run.
         timing: how long to measure; one pass unless it says more.
-        canary_ms: the canary's time when the machine is as it should be; that of an undisturbed one, as far as
-            the samples show it, when None.
+        canary_ms: the canary's time at the speed that all times are to be taken back to, see `Speed.of`.
         keep_mb: weights of what was loaded that may be kept between passes.
 
     Attributes:
-        canary_ms: that time, once something was measured.
+        speed: that speed, once something was measured.
         other_work_cores: how many cores other programs kept busy during the last measurement, or since it was gone on
             with, loading left out; None if unknown.
     """
@@ -38,8 +42,9 @@ class Bench:
         self, canary: Runnable, timing: Timing, *, canary_ms: float | None = None, keep_mb: float = 0.0
     ) -> None:
         self.timing = timing
-        self._canary, self._keep_mb = Canary(canary, reference_ms=canary_ms), keep_mb
-        self.canary_ms = canary_ms or 0.0
+        self._canary, self._canary_ms, self._keep_mb = canary, canary_ms, keep_mb
+        canary.run_ms()  # which warms it up
+        self.speed: Speed | None = None
         self.other_work_cores: float | None = 0.0
         self._visits: Visits | None = None
         self._neighbours = Neighbours()
@@ -75,33 +80,34 @@ class Bench:
         for name in track([name for turn in turns for name in turn], description=description):
             samples[name] += self._visit(name, loaders[name])
         self._visit_again(samples, loaders)
-        self.canary_ms = self._usual_ms(samples)
+        self.speed = self._speed(samples)
         self.other_work_cores = self._neighbours.busy_cores()
         warn_if_disturbed(self.other_work_cores)
-        return {name: row_of(samples[name], self.canary_ms, self.timing) for name in names}
+        return {name: row_of(samples[name], self.speed) for name in names}
 
     def provenance(self) -> dict[str, float]:
-        """What a table says of the last measurement: the canary's usual time, other programs' work where known."""
-        cores = {} if self.other_work_cores is None else {"other_work_cores": round(self.other_work_cores, 3)}
-        return {"canary_ms": round(self.canary_ms, 6), **cores}
+        """What a table says of the last measurement, by names of `PROVENANCE`: the speed, others' work where known."""
+        speed, cores = self.speed or Speed(0.0), self.other_work_cores
+        found = (speed.canary_ms, speed.spread_ms, speed.sensitivity, speed.long_sensitivity, cores)
+        named = zip(PROVENANCE, found, strict=True)
+        return {name: round(value, 6) for name, value in named if value is not None}
 
     def _visit_again(self, samples: dict[str, list[Sample]], loaders: Mapping[str, Callable[[], Runnable]]) -> None:
-        # Only now it is known what the canary's usual time is: the machine may have been slow when the work began.
         seconds_left = self.timing.extra_seconds
-        while seconds_left > 0 and (disturbed := self._disturbed(samples)):
-            for name in track(disturbed, description="Measuring again what was disturbed"):
+        while seconds_left > 0 and (unsettled := self._unsettled(samples)):
+            for name in track(unsettled, description="Measuring again what is not settled"):
                 found = self._visit(name, loaders[name])
                 samples[name] += found
                 seconds_left -= sum(sample.seconds for sample in found)
                 if seconds_left <= 0:
                     break
 
-    def _disturbed(self, samples: Mapping[str, list[Sample]]) -> list[str]:
-        usual_ms = self._usual_ms(samples)
-        return [name for name, found in samples.items() if not is_settled(found, usual_ms, self.timing)]
+    def _unsettled(self, samples: Mapping[str, list[Sample]]) -> list[str]:
+        speed = self._speed(samples)
+        return [name for name, found in samples.items() if not is_settled(found, speed, self.timing)]
 
-    def _usual_ms(self, samples: Mapping[str, list[Sample]]) -> float:
-        return self._canary.usual_ms([sample for found in samples.values() for sample in found], self.timing.max_drift)
+    def _speed(self, samples: Mapping[str, list[Sample]]) -> Speed:
+        return Speed.of(samples.values(), self._canary_ms)
 
     def _visit(self, name: str, load: Callable[[], Runnable]) -> list[Sample]:
         if self._visits and (known := self._visits.replay(name)) is not None:

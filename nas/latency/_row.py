@@ -16,12 +16,12 @@ class Row:
     """A measured latency.
 
     Attributes:
-        latency_ms: what an undisturbed execution takes: the median over the faster half of the samples; of long
-            executions in parts the fastest of each.
-        spread_ms: all samples' interquartile range, in ms.
+        latency_ms: what an execution takes at one speed of the machine: the median of all samples taken back to it; of
+            executions of half a second and more the lower quartile, of each consecutive part where these are known.
+        spread_ms: their interquartile range, in ms.
         count: timed executions.
-        drift: how far the canary (a small fixed workload timed around each sample) was from its usual time, as a signed
-            fraction: 0.03 says that the machine was 3 % slower than usual.
+        drift: how far that speed is from the one asked for, by the time of the canary (a small fixed workload that is
+            timed around each sample), as a signed fraction: 0.03 says that the machine was 3 % slower.
 
     Raises:
         TableError: a time that no clock can have shown.

@@ -19,7 +19,7 @@ from nas.latency._network import as_device, device_of, validate
 from nas.latency._prediction import Costs, check_rows, counts_of, saving_ms
 from nas.latency._provenance import now, workload_provenance
 from nas.latency._row import Row
-from nas.latency._timing import Timing, is_disturbed
+from nas.latency._timing import Timing
 from nas.latency._validation import Validation
 from nas.search_space import SearchSpace
 from nas.workload import Workload
@@ -72,7 +72,7 @@ class LatencyTable:
         check_rows(self.space, self.workload, self.rows, fixed=not self.is_fitted)
         blocks_ms = self._blocks_ms(self.space.full)
         full_ms = self.base_ms + min(blocks_ms, self.in_context * blocks_ms)
-        least_ms = min([full_ms, *(row.latency_ms for row in self._steady_wholes.values())])
+        least_ms = min([full_ms, *(row.latency_ms for row in self.wholes.values())])
         # A network of next to no blocks may be measured a little below the base.
         if full_ms < self.base_ms or least_ms < _A_LITTLE_BELOW * self.base_ms:
             raise TableError(f"base is {self.base_ms} ms, above the whole network's {least_ms:.6g} ms; {_BEST_WITH}")
@@ -232,11 +232,9 @@ class LatencyTable:
         """What blocks take in a network over what they take one by one; 1 where no network was measured as a whole.
 
         Between its neighbours a block meets other caches, and queues that are filled otherwise. The median over the
-        networks in `wholes`, so that one that was disturbed is outvoted; those known to be disturbed count only where
-        all are.
+        networks in `wholes`, so that one that was disturbed is outvoted.
         """
-        wholes = self._steady_wholes or self.wholes
-        found = [(row.latency_ms, self._blocks_ms(network)) for network, row in wholes.items()]
+        found = [(row.latency_ms, self._blocks_ms(network)) for network, row in self.wholes.items()]
         factors = [(whole_ms - self.base_ms) / blocks_ms for whole_ms, blocks_ms in found if blocks_ms]
         return statistics.median(factors) if factors else 1.0
 
@@ -338,11 +336,6 @@ class LatencyTable:
         options = {"networks": networks, "seed": seed, "timing": timing, "visits": visits}
         self.validation = validate(self, unet, device=chosen, **options)
         return self.validation
-
-    @cached_property
-    def _steady_wholes(self) -> dict[Architecture, Row]:
-        # Those around which nothing speaks against what was measured.
-        return {network: row for network, row in self.wholes.items() if not is_disturbed(row.latency_ms, row.drift)}
 
     def _blocks_ms(self, architecture: Architecture) -> float:
         # What its blocks take one by one.

@@ -3,15 +3,8 @@
 Before each timed execution the canary is executed: in a network a block never follows itself, and in a loop of its own
 it is faster than where caches and predictors are another's.
 
-What is to be added up should have been measured at the same time, which it cannot be. The next best: every sample knows
-the canary's time around it, and of all samples of all visits only those count that were taken while the machine was at
-one speed, the best that it had for long enough. So what other programs or other tenants of the machine do for some
-seconds is left out of rows and of networks alike. The canary does not see all of it, so of the samples that count the
-faster half does: disturbances only ever slow down.
-
-Around executions that take long themselves the canary is but a glance, and hardly one of them is disturbed nowhere. Of
-these all samples count, and where a device can say what the consecutive parts of an execution took, each part is taken
-from the sample where it was fastest: of the few samples that there are, few parts were disturbed in none.
+What was measured at different speeds of the machine is taken back to one, see `_speed`; the median of that counts, or
+of executions that take long, where a device can say what their consecutive parts took, the lower quartile of each part.
 
 A sample is the mean over as many executions as fill `sample_ms`: a network's forward pass averages over the short
 hiccups of a machine, and so must the samples of a block that is a hundred times shorter, or their median would leave
@@ -25,15 +18,12 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from time import perf_counter
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from nas.errors import NasError
 from nas.latency._row import Row
-
-if TYPE_CHECKING:
-    from nas.latency.devices import Runnable
+from nas.latency._speed import LONG_MS, Speed, is_long
 
 # The standard error of a median is 1.2533 sigma / sqrt(n), and a normal distribution's interquartile range 1.349 sigma.
 _ERROR_OF_MEDIAN = 1.2533 / 1.349
@@ -42,12 +32,6 @@ _DECIMALS = 6
 # Executions of the canary before and after those of a sample: at least so many, and more around long ones, where two
 # would be a glance.
 _AROUND, _SHARE_AROUND = 2, 0.02
-# The usual speed is one that the machine had for at least this share of the samples.
-_LONG_ENOUGH = 0.1
-# A machine whose canary takes this much longer or shorter than usual, as a fraction, is taken for disturbed.
-MAX_DRIFT = 0.05
-# Executions from this long on are not judged by the canary around them, and taken in parts.
-_LONG_MS = 500.0
 # Fewer samples say nothing of how far they scatter.
 _FEWEST_TO_SETTLE = 3
 # After this many times `max_seconds` large networks have two samples at least, and are not waited for any longer.
@@ -69,9 +53,8 @@ class Timing:
             clock or the wall's, whichever says so first.
         warm_up_ms: executions before the first sample of a visit, at least one, by the same clocks; of what takes
             `max_seconds` itself the first execution counts.
-        max_drift: samples count if the canary's time around them was within this fraction of its usual time.
-        extra_seconds: time for visiting again, after all passes, what has fewer than `min_repeats` samples that count.
-            It is for everything together that is measured in one go.
+        extra_seconds: time for visiting again, after all passes, what has fewer than `min_repeats` samples or is not
+            settled, taken back to one speed of the machine. It is for everything together that is measured in one go.
         passes: how often everything is measured in turn, there and back, the time divided among them; when None as
             often as making the modules anew is cheap.
 
@@ -86,7 +69,6 @@ class Timing:
     target_error: float = 0.005
     sample_ms: float = 20.0
     warm_up_ms: float = 50.0
-    max_drift: float = MAX_DRIFT
     extra_seconds: float = 60.0
     passes: int | None = None
 
@@ -131,42 +113,6 @@ class Sample:
     seconds: float
     parts_ms: tuple[float, ...] = ()
 
-    def drift(self, usual_ms: float) -> float:
-        """How much slower the canary was than usual, as a signed fraction."""
-        return self.canary_ms / usual_ms - 1
-
-
-class Canary:
-    """A small fixed workload whose time shows whether the machine is as fast as it was.
-
-    Args:
-        runnable: it, ready to run.
-        reference_ms: the time to compare with, such as the one that a table was measured at; the one of an undisturbed
-            machine, as far as the samples show it, when None.
-    """
-
-    def __init__(self, runnable: Runnable, *, reference_ms: float | None = None) -> None:
-        self._runnable, self._reference_ms = runnable, reference_ms
-        self.run_ms()
-
-    def run_ms(self) -> float:
-        """Execute it once."""
-        return self._runnable.run_ms()
-
-    def usual_ms(self, samples: Sequence[Sample], max_drift: float) -> float:
-        """The reference, or the least time, give or take `max_drift`, that a tenth of the samples have around them.
-
-        Not the mean, the median or the most common time: a machine is undisturbed in one way and disturbed in many,
-        which slow a canary and a network down by different amounts. Not the minimum: that is a matter of luck, or of a
-        processor that is faster for its first few seconds.
-        """
-        if self._reference_ms:
-            return self._reference_ms
-        times = np.sort([sample.canary_ms for sample in samples])
-        ends = np.searchsorted(times, times * (1 + max_drift), side="right")
-        start = int(np.argmax(ends - np.arange(len(times)) >= _LONG_ENOUGH * len(times)))
-        return float(np.median(times[start : ends[start]]))
-
 
 def visit(
     run_ms: Callable[[], float],
@@ -190,7 +136,7 @@ def visit(
 
     run = run_parts_ms or run_whole
     first = _sample(run, canary_ms, 0.0, 0.0)
-    if first.time_ms < _LONG_MS:
+    if first.time_ms < LONG_MS:
         run = run_whole
     samples = [first] if first.time_ms >= 1000 * timing.max_seconds > 0 else []
     warm_up_ms, started = first.time_ms, perf_counter()
@@ -212,7 +158,7 @@ def _sample(
         canaries.append(canary_ms())
         times.append(sum(run()))
     canaries += _fill(canary_ms, _SHARE_AROUND * times[-1])
-    in_parts = parts_ms if len(parts_ms) > 1 and times[0] >= _LONG_MS and len(times) == 1 else ()
+    in_parts = parts_ms if len(parts_ms) > 1 and times[0] >= LONG_MS and len(times) == 1 else ()
     seconds = max((sum(times) + sum(canaries)) / 1000, perf_counter() - started)
     return Sample(statistics.fmean(times), len(times), statistics.fmean(canaries), seconds, in_parts)
 
@@ -237,44 +183,41 @@ def _enough(samples: list[Sample], timing: Timing) -> bool:
         return True
     if seconds < timing.min_seconds or len(samples) < _FEWEST_TO_SETTLE:
         return False
-    return _relative_error(samples) <= timing.target_error
+    return relative_error([sample.time_ms for sample in samples]) <= timing.target_error
 
 
-def _relative_error(samples: list[Sample]) -> float:
-    low, median, high = np.percentile([sample.time_ms for sample in samples], (25, 50, 75)).tolist()
-    return _ERROR_OF_MEDIAN * (high - low) / (median * len(samples) ** 0.5)
+def is_settled(samples: Sequence[Sample], speed: Speed, timing: Timing) -> bool:
+    """Whether there are enough samples, and they agree on what an execution takes at one speed of the machine."""
+    few = len(samples) < min(timing.min_repeats, _FEWEST_TO_SETTLE)
+    return not few and relative_error(_times_ms(samples, speed)) <= timing.target_error
 
 
-def undisturbed(samples: Sequence[Sample], usual_ms: float, timing: Timing) -> list[Sample]:
-    """The samples around which the canary took its usual time, and all that took so long that it could not tell."""
-    return [s for s in samples if not is_disturbed(s.time_ms, s.drift(usual_ms), timing.max_drift)]
+def row_of(samples: Sequence[Sample], speed: Speed) -> Row:
+    """What an execution takes at one speed of the machine; the median, of long executions as `_long_ms` says."""
+    times_ms = _times_ms(samples, speed)
+    low, median, high = np.percentile(times_ms, (25, 50, 75)).tolist()
+    latency_ms = _long_ms(samples, speed) if all(map(is_long, samples)) else median
+    runs = sum(sample.runs for sample in samples)
+    return Row(round(latency_ms, _DECIMALS), round(high - low, _DECIMALS), runs, round(speed.drift, _DECIMALS))
 
 
-def is_disturbed(time_ms: float, drift: float, max_drift: float = MAX_DRIFT) -> bool:
-    """Whether the canary speaks against a measured time; around executions of seconds it cannot tell."""
-    return time_ms < _LONG_MS and abs(drift) > max_drift
+def _times_ms(samples: Sequence[Sample], speed: Speed) -> list[float]:
+    return [sample.time_ms * speed.factor(sample) for sample in samples]
 
 
-def is_settled(samples: Sequence[Sample], usual_ms: float, timing: Timing) -> bool:
-    """Whether enough of the samples count: `min_repeats`, or all of the few that a large network has."""
-    return len(undisturbed(samples, usual_ms, timing)) >= min(timing.min_repeats, len(samples))
+def _long_ms(samples: Sequence[Sample], speed: Speed) -> float:
+    """The lower quartile; where all samples are in the same parts, that of each part, added up.
+
+    Hardly an execution of seconds is disturbed nowhere, and the canary does not see it, so the median would be that of
+    disturbed executions. Not the fastest of each part: that depends on how many samples there are.
+    """
+    factors = np.array([speed.factor(sample) for sample in samples])
+    in_parts = samples[0].parts_ms and len({len(sample.parts_ms) for sample in samples}) == 1
+    parts_ms = np.array([sample.parts_ms if in_parts else (sample.time_ms,) for sample in samples])
+    return float(np.quantile(parts_ms * factors[:, None], 0.25, axis=0).sum())
 
 
-def row_of(samples: Sequence[Sample], usual_ms: float, timing: Timing) -> Row:
-    """From the samples that count; where these are too few, from those that come nearest, which the drift shows."""
-    counted = undisturbed(samples, usual_ms, timing)
-    few = max(timing.min_repeats, math.ceil(_LONG_ENOUGH * len(samples)))
-    if len(counted) < few:
-        counted = sorted(samples, key=lambda sample: abs(sample.drift(usual_ms)))[:few]
-    low, high = np.percentile([sample.time_ms for sample in counted], (25, 75)).tolist()
-    drift = statistics.median(sample.drift(usual_ms) for sample in counted)
-    runs = sum(sample.runs for sample in counted)
-    return Row(round(_faster_ms(counted), _DECIMALS), round(high - low, _DECIMALS), runs, round(drift, _DECIMALS))
-
-
-def _faster_ms(samples: Sequence[Sample]) -> float:
-    """The median over the faster half; where all samples are in the same parts, the fastest of each, added up."""
-    if samples[0].parts_ms and len({len(sample.parts_ms) for sample in samples}) == 1:
-        return sum(map(min, zip(*(sample.parts_ms for sample in samples), strict=True)))
-    faster = sorted(sample.time_ms for sample in samples)[: math.ceil(len(samples) / 2)]
-    return statistics.median(faster)
+def relative_error(times_ms: Sequence[float]) -> float:
+    """The standard error of their median, as a fraction of it."""
+    low, median, high = np.percentile(times_ms, (25, 50, 75)).tolist()
+    return _ERROR_OF_MEDIAN * (high - low) / (median * len(times_ms) ** 0.5)

@@ -20,7 +20,7 @@ class Pair:
         architecture: as text, for `nas.Architecture.parse`.
         predicted_ms: by the table.
         measured_ms: end to end, median.
-        drift: how far the canary was from its usual time meanwhile, a signed fraction.
+        drift: see `Row`.
     """
 
     architecture: str

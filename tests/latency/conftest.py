@@ -45,7 +45,6 @@ def quick() -> Timing:
         sample_ms=0,
         warm_up_ms=0,
         extra_seconds=0,
-        max_drift=float("inf"),
         passes=1,
     )
 

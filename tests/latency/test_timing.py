@@ -10,11 +10,13 @@ import torch
 
 from nas.errors import NasError
 from nas.latency import Timing
-from nas.latency._canary import CANARY_WEIGHTS, bench_on, canary_on
+from nas.latency._canary import CANARY_WEIGHTS, bench_on
 from nas.latency._row import Row
-from nas.latency._timing import Canary, Sample, is_settled, row_of, undisturbed, visit
+from nas.latency._speed import Speed
+from nas.latency._timing import Sample, is_settled, row_of, visit
 from nas.latency.testing import FakeDevice
 
+STEADY = Speed(2.0)
 # At 1e-3 ms a weight.
 CANARY_MS = CANARY_WEIGHTS / 1000
 
@@ -64,8 +66,7 @@ def test_a_noisy_block_is_timed_until_its_median_is_settled() -> None:
     calm = visit(lambda: rng.gauss(30, 0.3), steady, timing)
     noisy = visit(lambda: rng.gauss(30, 3.0), steady, timing)
     assert len(noisy) > 10 * len(calm)
-    # The median of the faster half is the lower quartile, 0.674 sigma below the mean.
-    assert row_of(noisy, 2.0, timing).latency_ms == pytest.approx(30 - 0.674 * 3, rel=4 * 0.005)
+    assert row_of(noisy, STEADY).latency_ms == pytest.approx(30, rel=4 * 0.005)
 
 
 def test_the_time_is_limited_however_noisy_a_block_is() -> None:
@@ -86,15 +87,15 @@ def test_slow_networks_are_timed_a_few_times_only(time_ms: float, passes: int, s
     assert len(visit(lambda: time_ms, steady, Timing(max_seconds=3.0, passes=passes).of_one_pass())) == samples
 
 
-def test_of_executions_that_take_seconds_all_samples_count() -> None:
-    # The canary was slow for the instants at which it was looked at.
-    samples = [Sample(time_ms, 1, canary_ms, 5.0) for time_ms, canary_ms in ((4000, 4.0), (4100, 2.0), (5000, 2.0))]
-    timing = Timing(max_drift=0.05)
-    assert is_settled(samples[:2], 2.0, timing)
-    row = row_of(samples, 2.0, timing)
-    assert (row.latency_ms, row.count) == (4050, 3)
-    short = [Sample(s.time_ms / 10, 1, s.canary_ms, 0.5) for s in samples]
-    assert row_of(short, 2.0, timing).latency_ms == 410
+def test_of_executions_that_take_seconds_the_lower_quartile_counts() -> None:
+    samples = [Sample(time_ms, 1, 2.0, 5.0) for time_ms in (5000.0, 4000.0, 4400.0, 4100.0, 9000.0)]
+    assert (row_of(samples, STEADY).latency_ms, row_of(samples, STEADY).count) == (4100, 5)
+    short = [Sample(sample.time_ms / 10, 1, 2.0, 0.5) for sample in samples[:-1]]
+    assert row_of(short, STEADY).latency_ms == 425
+    # Each is taken back to one speed first.
+    slower = [replace(sample, time_ms=1.5 * sample.time_ms, canary_ms=3.0) for sample in samples]
+    assert row_of(slower, Speed(2.0, long_sensitivity=1.0)).latency_ms == pytest.approx(4100)
+    assert row_of(slower, Speed(2.0, sensitivity=1.0)).latency_ms == pytest.approx(1.5 * 4100)
 
 
 def test_a_long_execution_need_not_be_undisturbed_as_a_whole() -> None:
@@ -105,10 +106,10 @@ def test_a_long_execution_need_not_be_undisturbed_as_a_whole() -> None:
     samples = visit(lambda: 7000.0, steady, timing, run_parts_ms=lambda: next(turns))
     # The first execution only warmed up.
     assert [sample.parts_ms for sample in samples] == disturbed[1:] + disturbed[:1]
-    assert row_of(samples, 2.0, timing).latency_ms == 6000
-    assert row_of([replace(sample, parts_ms=()) for sample in samples], 2.0, timing).latency_ms == 7000
+    assert row_of(samples, STEADY).latency_ms == 6000
+    assert row_of([replace(sample, parts_ms=()) for sample in samples], STEADY).latency_ms == 7000
     # One that was not taken in parts: then none is.
-    assert row_of([*samples, Sample(6500.0, 1, 2.0, 6.5)], 2.0, timing).latency_ms == 6750
+    assert row_of([*samples, Sample(6500.0, 1, 2.0, 6.5)], STEADY).latency_ms == 6875
 
 
 def test_short_executions_are_not_taken_in_parts() -> None:
@@ -124,13 +125,13 @@ def test_hiccups_count_as_they_do_in_a_network() -> None:
     # of a hundred blocks 190.
     times = itertools.cycle([1.0] * 9 + [10.0])
     timing = Timing(sample_ms=300)
-    assert row_of(visit(lambda: next(times), steady, timing), 2.0, timing).latency_ms == pytest.approx(1.9, rel=0.1)
+    assert row_of(visit(lambda: next(times), steady, timing), STEADY).latency_ms == pytest.approx(1.9, rel=0.1)
 
 
 def test_disturbances_that_the_canary_missed_do_not_count() -> None:
     times = itertools.cycle([100.0, 100.0, 130.0])
     timing = Timing(min_repeats=9, max_repeats=9)
-    assert row_of(visit(lambda: next(times), steady, timing), 2.0, timing).latency_ms == 100.0
+    assert row_of(visit(lambda: next(times), steady, timing), STEADY).latency_ms == 100.0
 
 
 def test_the_canary_is_watched_for_longer_around_long_executions() -> None:
@@ -160,59 +161,54 @@ def test_the_canary_goes_around_and_between_the_executions_that_count() -> None:
     assert samples == [Sample(3.0, 2, 2.0, 0.016)] * 2
 
 
-def test_samples_count_where_the_canary_took_its_usual_time() -> None:
-    slow = [Sample(1.5, 1, 3.0, 0.1) for _ in range(5)]
-    calm = [Sample(1.0, 1, 2.0, 0.1) for _ in range(4)]
-    timing = Timing(min_repeats=4)
-    assert undisturbed(slow + calm, 2.0, timing) == calm
-    assert is_settled(slow + calm, 2.0, timing)
-    assert row_of(slow + calm, 2.0, timing) == Row(1.0, 0.0, 4, 0.0)
+def test_samples_are_enough_when_they_agree_on_what_an_execution_takes_at_one_speed() -> None:
+    samples = [Sample(0.5 * canary_ms, 1, canary_ms, 0.1) for canary_ms in (2.0, 2.2, 3.0, 2.6)]
+    timing = Timing(min_repeats=4, target_error=0.01)
+    assert is_settled(samples, Speed(2.0, sensitivity=1.0), timing)
+    assert not is_settled(samples, Speed(2.0), timing)
+    assert not is_settled(samples[:2], Speed(2.0, sensitivity=1.0), timing)
 
 
-def test_where_too_few_count_those_that_come_nearest_are_taken_and_the_drift_is_told() -> None:
-    samples = [Sample(time_ms, 1, 2.0 * time_ms, 0.1) for time_ms in (1.0, 1.1, 1.2, 1.3, 1.4)]
-    timing = Timing(min_repeats=3)
-    assert not is_settled(samples, 2.0, timing)
-    row = row_of(samples, 2.0, timing)
-    assert (row.latency_ms, row.count) == (1.05, 3)
-    assert row.drift == pytest.approx(0.1)
-
-
-@pytest.mark.parametrize("calm", [20, 60])
-def test_the_usual_time_is_that_of_an_undisturbed_machine(calm: int) -> None:
-    # Disturbed in all kinds of ways for the rest of the time, and lucky for an instant.
-    rng = random.Random(0)
-    times = [rng.gauss(2.0, 0.02) for _ in range(calm)] + [rng.uniform(2.2, 4.0) for _ in range(98 - calm)] + [1.2, 1.3]
-    canary = Canary(canary_on(FakeDevice(), "fp32"))
-    assert canary.usual_ms([Sample(1.0, 1, time_ms, 0.1) for time_ms in times], 0.05) == pytest.approx(2.0, rel=0.03)
-
-
-def test_a_reference_replaces_what_the_machine_mostly_does() -> None:
-    canary = Canary(canary_on(FakeDevice(), "fp32"), reference_ms=200.0)
-    assert canary.usual_ms([Sample(1.0, 1, CANARY_MS, 1.0)], 0.05) == 200.0
-    (row,) = measured(FakeDevice(), Timing(extra_seconds=0), 1, canary_ms=200.0).values()
-    assert row.drift == pytest.approx(CANARY_MS / 200 - 1)
-
-
-def test_what_was_measured_while_the_machine_was_slow_is_measured_again() -> None:
-    # It is slow during the whole of the first visit to the first three blocks.
-    device = FakeDevice(speed=lambda clock: 1.5 if 600 < clock < 12_000 else 1.0)
-    rows = measured(device, Timing(min_seconds=2.0, max_seconds=3.0), 12)
-    assert {round(row.latency_ms, 6) for row in rows.values()} == {0.11}
+def test_rows_are_what_they_are_at_one_speed_whenever_they_were_measured() -> None:
+    # Every block is measured at one speed only, as if a neighbour had come for good, but for one.
+    device = FakeDevice(speed=lambda clock: 1.2 if clock > 70_000 else 1.0)
+    rows = measured(device, Timing(extra_seconds=0, min_seconds=7.0, max_seconds=10.5), 12)
+    times = [row.latency_ms for row in rows.values()]
+    assert max(times) == pytest.approx(min(times), rel=0.01)
     assert {row.drift for row in rows.values()} == {0.0}
 
 
-def test_drift_that_stays_is_recorded_with_its_sign() -> None:
-    device = FakeDevice(speed=lambda clock: 1.2 if clock > 70_000 else 1.0)
-    rows = measured(device, Timing(extra_seconds=0, min_seconds=7.0, max_seconds=10.5), 12)
-    assert sorted({round(row.drift, 3) for row in rows.values()}) == [0.0, 0.2]
+def test_a_time_is_at_the_speed_asked_for_or_says_how_far_it_is_from_it() -> None:
+    def row(canary_ms: float) -> Row:
+        device = FakeDevice(speed=lambda clock: 1.0 + 0.5 * (clock // 20_000 % 2))
+        (found,) = measured(device, Timing(passes=8), 1, canary_ms=canary_ms).values()
+        return found
+
+    for speed in (1.0, 1.2, 1.5):
+        found = row(speed * CANARY_MS)
+        assert found.latency_ms == pytest.approx(0.11 * speed, rel=0.02)  # of a sample at both speeds
+        assert found.drift == pytest.approx(0, abs=1e-6)
+    # The machine was never as fast as that.
+    found = row(0.5 * CANARY_MS)
+    assert found.latency_ms == pytest.approx(0.11, rel=0.02)
+    assert found.drift == pytest.approx(1.0)
+
+
+def test_what_is_not_settled_is_measured_again() -> None:
+    def samples_of(extra_seconds: float) -> int:
+        # Some instants are slower than others, for a block more than for the canary.
+        device = FakeDevice(speed=lambda clock: 1 + (0.3 if clock * 7919 % 100 < 40 else 0))
+        timing = Timing(max_repeats=3, min_seconds=0, sample_ms=0, extra_seconds=extra_seconds)
+        return sum(row.count for row in measured(device, timing, 4).values())
+
+    assert samples_of(60) > samples_of(0)
 
 
 def test_measuring_again_ends_when_its_time_is_over() -> None:
     def clock_after(extra_seconds: float) -> float:
-        device = FakeDevice(speed=lambda clock: 1.2)
-        timing = Timing(extra_seconds=extra_seconds, min_repeats=3, max_seconds=10.5)
-        measured(device, timing, 8, canary_ms=CANARY_MS)
+        device = FakeDevice(speed=lambda clock: 1 + clock * 7919 % 100 / 1000)
+        timing = Timing(extra_seconds=extra_seconds, min_repeats=3, max_seconds=10.5, target_error=0)
+        measured(device, timing, 8)
         return device.clock_ms
 
     # Warming up does not count, which with a canary thousands of times as slow as the block is almost half of a visit.
@@ -222,7 +218,7 @@ def test_measuring_again_ends_when_its_time_is_over() -> None:
 def test_the_spread_is_that_of_all_samples_that_count() -> None:
     rng = random.Random(0)
     timing = Timing(max_seconds=1e9, max_repeats=4000, target_error=0)
-    row = row_of(visit(lambda: rng.gauss(30, 3.0), steady, timing), 2.0, timing)
+    row = row_of(visit(lambda: rng.gauss(30, 3.0), steady, timing), STEADY)
     assert row.spread_ms == pytest.approx(1.349 * 3.0, rel=0.1)
     assert row.count == 4000
 
@@ -243,14 +239,6 @@ def test_what_all_else_depends_on_is_measured_at_both_ends_of_a_pass() -> None:
     loaders = {name: partial(load, name) for name in ("base", "row", "other row")}
     bench_on(device, "fp32", Timing(passes=2)).measure_all(loaders, description="", twice={"base"})
     assert order == ["base", "row", "other row", "base", "base", "other row", "row", "base"]
-
-
-def test_of_many_samples_the_nearest_tenth_is_taken_where_too_few_count() -> None:
-    # One of forty was taken at the usual speed, and says little by itself.
-    samples = [Sample(1.0 + n / 100, 1, 2.0 + n / 10, 0.1) for n in range(2, 41)] + [Sample(1.5, 1, 2.0, 0.1)]
-    row = row_of(samples, 2.0, Timing(min_repeats=1))
-    assert row.count == 4
-    assert row.latency_ms == 1.025
 
 
 def test_a_device_that_runs_many_for_one_time_is_not_warmed_up_many_times_longer(

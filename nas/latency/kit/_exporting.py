@@ -35,6 +35,7 @@ _MEASURING = (
     "latency/_kept.py",
     "latency/_neighbours.py",
     "latency/_row.py",
+    "latency/_speed.py",
     "latency/_timing.py",
     "latency/_visits.py",
     "latency/devices/_coreml_runtime.py",

@@ -8,6 +8,7 @@ from typing import Any
 
 from nas.architecture import Architecture
 from nas.errors import TableError
+from nas.latency._bench import PROVENANCE
 from nas.latency._building import table_of
 from nas.latency._plan import BASE, Built
 from nas.latency._row import Row
@@ -44,7 +45,7 @@ def import_kit(kit: str | os.PathLike[str], *, results: str | None = None) -> La
         **found["conditions"],
         "operations": described_units(found["operations"].values()),
         **manifest.provenance,
-        **{name: found[name] for name in ("canary_ms", "other_work_cores") if name in found},
+        **{name: found[name] for name in PROVENANCE if name in found},
         "date": found["date"],
     }
     return table_of(space, workload, built, provenance=provenance, seed=manifest.seed)
