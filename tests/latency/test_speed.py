@@ -27,7 +27,7 @@ def measured(time_ms: float, slope: float, canaries_ms: list[float]) -> list[Sam
 )
 def test_what_goes_along_with_the_canary_is_taken_back_exactly(slope: float, times: list[float], seed: int) -> None:
     rng = random.Random(seed)
-    canaries = [[rng.uniform(1.5, 4.0) for _ in range(9)] for _ in times]
+    canaries = [[rng.uniform(1.6, 3.0) for _ in range(9)] for _ in times]
     speed = Speed.of([measured(time_ms, slope, found) for time_ms, found in zip(times, canaries, strict=True)])
     assert speed.canary_ms == pytest.approx(np.median(canaries))
     assert speed.sensitivity == pytest.approx(slope, abs=0.01)

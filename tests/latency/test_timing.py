@@ -180,13 +180,13 @@ def test_rows_are_what_they_are_at_one_speed_whenever_they_were_measured() -> No
 
 def test_a_time_is_at_the_speed_asked_for_or_says_how_far_it_is_from_it() -> None:
     def row(canary_ms: float) -> Row:
-        device = FakeDevice(speed=lambda clock: 1.0 + 0.5 * (clock // 20_000 % 2))
-        (found,) = measured(device, Timing(passes=8), 1, canary_ms=canary_ms).values()
+        device = FakeDevice(speed=lambda clock: 1.0 + 0.5 * (clock // 50_000 % 2))
+        (found,) = measured(device, Timing(min_seconds=200, max_seconds=200), 1, canary_ms=canary_ms).values()
         return found
 
     for speed in (1.0, 1.2, 1.5):
         found = row(speed * CANARY_MS)
-        assert found.latency_ms == pytest.approx(0.11 * speed, rel=0.02)  # of a sample at both speeds
+        assert found.latency_ms == pytest.approx(0.11 * speed, rel=0.02)
         assert found.drift == pytest.approx(0, abs=1e-6)
     # The machine was never as fast as that.
     found = row(0.5 * CANARY_MS)
