@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from nas.latency._table import LatencyTable
 
 FULL = "the full network"
-# A few networks are measured longer than one of many rows, and wait longer for the machine to be undisturbed.
+# A few networks are measured longer than one of many rows, and in two passes.
 PATIENT = Timing(min_repeats=8, min_seconds=2.0, max_seconds=4.0, passes=2, extra_seconds=60.0)
 
 

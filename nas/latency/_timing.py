@@ -1,4 +1,4 @@
-"""The measuring loop that all devices share: warm up, repeat until the median is settled, watch the machine's drift.
+"""The measuring loop that all devices share: warm up, repeat until the median is settled, watch the canary.
 
 Before each timed execution the canary is executed: in a network a block never follows itself, and in a loop of its own
 it is faster than where caches and predictors are another's.
