@@ -72,7 +72,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--largest-gib", type=float, default=4.0, help="of weights; above this, build only")
     parser.add_argument("--seed", type=int, default=0, help="of the random networks")
     parser.add_argument("--max-seconds", type=float, default=Timing.max_seconds, help="for each row and each network")
-    parser.add_argument("--passes", type=int, default=4, help="how often each network is measured in its turn")
+    parser.add_argument("--passes", type=int, default=4, help="of the networks; with --together of all")
     parser.add_argument("--together", action="store_true", help="measure networks and rows in turns, in all passes")
     parser.add_argument("--tables", type=Path, help="folder to write the validated tables to")
     parser.add_argument("--json", type=Path, help="file for all figures")
@@ -272,7 +272,7 @@ def heading(result: dict[str, Any]) -> list[str]:
         f"{result['space']}: {result['workload']}, {result['device']} on {machine['hardware']}, "
         f"{machine.get('cores', '?')} cores, {machine['threads']} threads, {runtime} {machine.get(runtime, '')}",
         f"base {result['base_ms']:.1f} ms, full {result['full_ms']:.1f} ms; {result['rows']} rows, "
-        f"half of the canary's times within {result['canary_spread']:.1%}",
+        f"the middle half of the canary's times {result['canary_spread']:.1%} apart",
         f"{what} in {result['build_seconds']} s, {result['build_forward_passes']} forward passes; without the "
         f"{result['loading_seconds']} s of export, compilation and copying "
         f"{result['build_forward_passes_without_loading']}{memory}",

@@ -1,4 +1,4 @@
-"""Measuring many things on one device: each in its turn, several times over, then once more what was disturbed."""
+"""Measuring many things on one device: each in its turn, several times over, then once more what is not settled."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nas.latency._kept import Kept
 from nas.latency._neighbours import Neighbours, warn_if_disturbed
 from nas.latency._row import Row
 from nas.latency._speed import Speed
-from nas.latency._timing import Sample, Timing, is_settled, row_of, visit
+from nas.latency._timing import Sample, Timing, is_settled, relative_error_of, row_of, visit
 from nas.latency._visits import Visits
 
 if TYPE_CHECKING:
@@ -29,11 +29,11 @@ class Bench:
     Args:
         canary: ready to run.
         timing: how long to measure; one pass unless it says more.
-        canary_ms: the canary's time at the speed that all times are to be taken back to, see `Speed.of`.
+        canary_ms: the canary's time that is expected, such as when a table was measured; the rows' drift is against it.
         keep_mb: weights of what was loaded that may be kept between passes.
 
     Attributes:
-        speed: that speed, once something was measured.
+        speed: the one that all times were taken back to, once something was measured.
         other_work_cores: how many cores other programs kept busy during the last measurement, or since it was gone on
             with, loading left out; None if unknown.
     """
@@ -72,42 +72,47 @@ class Bench:
         """
         self._neighbours, kept = Neighbours(), Kept(self._keep_mb)
         loaders = {name: partial(kept.get, name, load) for name, load in loaders.items()}
-        samples: dict[str, list[Sample]] = {name: [] for name in loaders}
+        visited: dict[str, list[list[Sample]]] = {name: [] for name in loaders}
         self._visits = visits
         names = list(loaders)
         each_turn = [*names, *(name for name in names if name in twice)]
         turns = [each_turn if number % 2 == 0 else each_turn[::-1] for number in range(self.timing.passes or 1)]
         for name in track([name for turn in turns for name in turn], description=description):
-            samples[name] += self._visit(name, loaders[name])
-        self._visit_again(samples, loaders)
-        self.speed = self._speed(samples)
+            visited[name].append(self._visit(name, loaders[name]))
+        self._visit_again(visited, loaders)
+        self.speed = self._speed(visited)
         self.other_work_cores = self._neighbours.busy_cores()
         warn_if_disturbed(self.other_work_cores)
-        return {name: row_of(samples[name], self.speed) for name in names}
+        return {name: row_of(visited[name], self.speed) for name in names}
 
     def provenance(self) -> dict[str, float]:
         """What a table says of the last measurement, by names of `PROVENANCE`: the speed, others' work where known."""
-        speed, cores = self.speed or Speed(0.0), self.other_work_cores
-        found = (speed.canary_ms, speed.spread_ms, speed.sensitivity, speed.long_sensitivity, cores)
+        if self.speed is None:
+            return {}
+        speed, cores = self.speed, self.other_work_cores
+        found = (speed.canary_ms, speed.spread_ms, speed.short.sensitivity, speed.long.sensitivity, cores)
         named = zip(PROVENANCE, found, strict=True)
         return {name: round(value, 6) for name, value in named if value is not None}
 
-    def _visit_again(self, samples: dict[str, list[Sample]], loaders: Mapping[str, Callable[[], Runnable]]) -> None:
+    def _visit_again(
+        self, visited: dict[str, list[list[Sample]]], loaders: Mapping[str, Callable[[], Runnable]]
+    ) -> None:
         seconds_left = self.timing.extra_seconds
-        while seconds_left > 0 and (unsettled := self._unsettled(samples)):
+        while seconds_left > 0 and (unsettled := self._unsettled(visited)):
             for name in track(unsettled, description="Measuring again what is not settled"):
-                found = self._visit(name, loaders[name])
-                samples[name] += found
-                seconds_left -= sum(sample.seconds for sample in found)
+                visited[name].append(self._visit(name, loaders[name]))
+                seconds_left -= sum(sample.seconds for sample in visited[name][-1])
                 if seconds_left <= 0:
                     break
 
-    def _unsettled(self, samples: Mapping[str, list[Sample]]) -> list[str]:
-        speed = self._speed(samples)
-        return [name for name, found in samples.items() if not is_settled(found, speed, self.timing)]
+    def _unsettled(self, visited: Mapping[str, list[list[Sample]]]) -> list[str]:
+        """The least settled first."""
+        speed = self._speed(visited)
+        found = [name for name, visits in visited.items() if not is_settled(visits, speed, self.timing)]
+        return sorted(found, key=lambda name: -relative_error_of(visited[name], speed))
 
-    def _speed(self, samples: Mapping[str, list[Sample]]) -> Speed:
-        return Speed.of(samples.values(), self._canary_ms)
+    def _speed(self, visited: Mapping[str, list[list[Sample]]]) -> Speed:
+        return Speed.of(visited.values(), self._canary_ms)
 
     def _visit(self, name: str, load: Callable[[], Runnable]) -> list[Sample]:
         if self._visits and (known := self._visits.replay(name)) is not None:

@@ -53,12 +53,14 @@ def build(
     kept = Visits(Path(visits), measured) if visits else None
     try:
         rows = bench.measure_all(
-            loaders, description=f"Measuring {space.name} on {device.name}", twice=plan.networks, visits=kept
+            loaders, description=f"Measuring {space.name} on {device.name}", twice=plan.twice, visits=kept
         )
     except DeviceError as error:
-        if loading.last not in plan.wholes:
-            raise
-        raise DeviceError(f"{error}; to leave whole networks out: whole_networks=0, --whole-networks 0") from error
+        if loading.last in plan.wholes:
+            raise DeviceError(f"{error}; to leave whole networks out: whole_networks=0, --whole-networks 0") from error
+        if loading.last in plan.held_out:
+            raise DeviceError(f"{error}; to leave held-out networks out: held_out=0, --held-out 0") from error
+        raise
     found = {"attention": attention_of(space), "loading_seconds": round(loading.seconds, 3)}
     found |= loading.placement(plan.subjects)
     provenance = provenance_of(device, workload, bench, **found, **canary_provenance())
@@ -91,7 +93,8 @@ def table_of(
     """
     table = LatencyTable(space, workload, built.rows, built.base, provenance, wholes=built.wholes)
     if built.held_out:
-        table.validation = validation_of(table, built.held_out, seed=seed)
+        date = str(provenance["date"])
+        table.validation = validation_of(table, built.held_out.items(), seed=seed, date=date)
     return table
 
 

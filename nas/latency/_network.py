@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -169,12 +169,17 @@ def validate(
     kept = Visits(Path(visits), measured) if visits else None
     rows = bench.measure_all(loaders, description="Validating on whole networks", twice=reference, visits=kept)
     slowdown = round(rows[FULL].latency_ms / table.wholes[full].latency_ms - 1, 6) if reference else None
-    measured_ms = {architecture: rows[name] for name, architecture in held_out.items()}
-    return validation_of(table, measured_ms, seed=seed, slowdown=slowdown)
+    measured = [(architecture, rows[name]) for name, architecture in held_out.items()]
+    return validation_of(table, measured, seed=seed, date=now(), slowdown=slowdown)
 
 
 def validation_of(
-    table: LatencyTable, networks: Mapping[Architecture, Row], *, seed: int, slowdown: float | None = None
+    table: LatencyTable,
+    networks: Iterable[tuple[Architecture, Row]],
+    *,
+    seed: int,
+    date: str,
+    slowdown: float | None = None,
 ) -> Validation:
     """What a table predicts beside what networks took.
 
@@ -182,13 +187,13 @@ def validation_of(
         table: which.
         networks: measured end to end.
         seed: that they were drawn with.
+        date: when they were measured.
         slowdown: see `Validation`.
     """
     pairs = (
-        Pair(str(network), round(table.latency_ms(network), 6), row.latency_ms, row.drift)
-        for network, row in networks.items()
+        Pair(str(network), round(table.latency_ms(network), 6), row.latency_ms, row.drift) for network, row in networks
     )
-    return Validation(tuple(pairs), seed, now(), slowdown)
+    return Validation(tuple(pairs), seed, date, slowdown)
 
 
 def _network(table: LatencyTable, unet: nn.Module | None, architecture: Architecture, device: Device) -> nn.Module:

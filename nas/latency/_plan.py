@@ -85,12 +85,13 @@ class Plan:
 
     @property
     def networks(self) -> set[str]:
-        """Base, wholes and held-out run alone, as they do in a pipeline: one instance, its weights where they are.
+        """Base, wholes and held-out run alone, as they do in a pipeline: one instance, its weights where they are."""
+        return {*self.twice, *self.held_out}
 
-        They are measured twice as often as the rows: every prediction depends on base and wholes, and what networks
-        took is to be as sure for those that a prediction is held against.
-        """
-        return {BASE, *self.wholes, *self.held_out}
+    @property
+    def twice(self) -> set[str]:
+        """Base and wholes are measured twice as often as all else: every prediction depends on them."""
+        return {BASE, *self.wholes}
 
 
 @dataclass(frozen=True)

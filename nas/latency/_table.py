@@ -50,7 +50,7 @@ class LatencyTable:
         wholes: the full network and a few others, end to end, measured along with the rows; none where they were too
             large for that.
         provenance: device, hardware, versions, threads, date and whatever else decided the speed.
-        validation: the table's error on networks it has not seen, once `validate` ran.
+        validation: the table's error on networks it has not seen, of `measure(held_out=...)` or `validate`.
 
     Raises:
         TableError: rows are missing, or are of no block of the space, or the base is above a whole network.

@@ -3,8 +3,8 @@
 Before each timed execution the canary is executed: in a network a block never follows itself, and in a loop of its own
 it is faster than where caches and predictors are another's.
 
-What was measured at different speeds of the machine is taken back to one, see `_speed`; the median of that counts, or
-of executions that take long, where a device can say what their consecutive parts took, the lower quartile of each part.
+What was measured at different speeds of the machine is taken back to one, see `_speed`; the median of that counts. Of
+executions that take long the lower quartile does; where a device can say what their consecutive parts took, of each.
 
 A sample is the mean over as many executions as fill `sample_ms`: a network's forward pass averages over the short
 hiccups of a machine, and so must the samples of a block that is a hundred times shorter, or their median would leave
@@ -23,7 +23,7 @@ import numpy as np
 
 from nas.errors import NasError
 from nas.latency._row import Row
-from nas.latency._speed import LONG_MS, Speed, is_long
+from nas.latency._speed import LONG_MS, Speed, Visited, is_long
 
 # The standard error of a median is 1.2533 sigma / sqrt(n), and a normal distribution's interquartile range 1.349 sigma.
 _ERROR_OF_MEDIAN = 1.2533 / 1.349
@@ -32,6 +32,8 @@ _DECIMALS = 6
 # Executions of the canary before and after those of a sample: at least so many, and more around long ones, where two
 # would be a glance.
 _AROUND, _SHARE_AROUND = 2, 0.02
+# What is visited again, after all passes, has this many times the error that a visit aims at.
+_WELL_ENOUGH = 2.0
 # Fewer samples say nothing of how far they scatter.
 _FEWEST_TO_SETTLE = 3
 # After this many times `max_seconds` large networks have two samples at least, and are not waited for any longer.
@@ -53,8 +55,8 @@ class Timing:
             clock or the wall's, whichever says so first.
         warm_up_ms: executions before the first sample of a visit, at least one, by the same clocks; of what takes
             `max_seconds` itself the first execution counts.
-        extra_seconds: time for visiting again, after all passes, what has fewer than `min_repeats` samples or is not
-            settled, taken back to one speed of the machine. It is for everything together that is measured in one go.
+        extra_seconds: time for visiting again, after all passes, what is not settled when it is taken back to one speed
+            of the machine, to twice `target_error`. It is for everything together that is measured in one go.
         passes: how often everything is measured in turn, there and back, the time divided among them; when None as
             often as making the modules anew is cheap.
 
@@ -101,7 +103,7 @@ class Sample:
     Attributes:
         time_ms: their mean.
         runs: how many.
-        canary_ms: mean of the canary's executions before, between and after them.
+        canary_ms: median of the canary's executions before, between and after them.
         seconds: what all of it took, by the wall clock where that is more than the times add up to: a device may
             execute several instances for one time, or have a clock of its own.
         parts_ms: what the consecutive parts of a single long execution took, where the device can say.
@@ -160,7 +162,7 @@ def _sample(
     canaries += _fill(canary_ms, _SHARE_AROUND * times[-1])
     in_parts = parts_ms if len(parts_ms) > 1 and times[0] >= LONG_MS and len(times) == 1 else ()
     seconds = max((sum(times) + sum(canaries)) / 1000, perf_counter() - started)
-    return Sample(statistics.fmean(times), len(times), statistics.fmean(canaries), seconds, in_parts)
+    return Sample(statistics.fmean(times), len(times), statistics.median(canaries), seconds, in_parts)
 
 
 def _ms_since(started: float) -> float:
@@ -186,38 +188,43 @@ def _enough(samples: list[Sample], timing: Timing) -> bool:
     return relative_error([sample.time_ms for sample in samples]) <= timing.target_error
 
 
-def is_settled(samples: Sequence[Sample], speed: Speed, timing: Timing) -> bool:
+def is_settled(visits: Visited, speed: Speed, timing: Timing) -> bool:
     """Whether there are enough samples, and they agree on what an execution takes at one speed of the machine."""
-    few = len(samples) < min(timing.min_repeats, _FEWEST_TO_SETTLE)
-    return not few and relative_error(_times_ms(samples, speed)) <= timing.target_error
+    return relative_error_of(visits, speed) <= _WELL_ENOUGH * timing.target_error
 
 
-def row_of(samples: Sequence[Sample], speed: Speed) -> Row:
-    """What an execution takes at one speed of the machine; the median, of long executions as `_long_ms` says."""
-    times_ms = _times_ms(samples, speed)
+def relative_error_of(visits: Visited, speed: Speed) -> float:
+    """How unsure a module's time at one speed of the machine is, as a fraction of it; infinite with too few samples."""
+    times_ms = _times_ms(visits) * speed.factors(visits)
+    return relative_error(times_ms) if len(times_ms) >= _FEWEST_TO_SETTLE else math.inf
+
+
+def row_of(visits: Visited, speed: Speed) -> Row:
+    """What an execution takes at one speed of the machine: the median, of long executions see `_long_ms`."""
+    times_ms = _times_ms(visits) * speed.factors(visits)
     low, median, high = np.percentile(times_ms, (25, 50, 75)).tolist()
-    latency_ms = _long_ms(samples, speed) if all(map(is_long, samples)) else median
-    runs = sum(sample.runs for sample in samples)
+    latency_ms = _long_ms(visits, speed) if is_long(visits) else median
+    runs = sum(sample.runs for visit in visits for sample in visit)
     return Row(round(latency_ms, _DECIMALS), round(high - low, _DECIMALS), runs, round(speed.drift, _DECIMALS))
 
 
-def _times_ms(samples: Sequence[Sample], speed: Speed) -> list[float]:
-    return [sample.time_ms * speed.factor(sample) for sample in samples]
+def _times_ms(visits: Visited) -> np.ndarray:
+    return np.array([sample.time_ms for visit in visits for sample in visit])
 
 
-def _long_ms(samples: Sequence[Sample], speed: Speed) -> float:
+def _long_ms(visits: Visited, speed: Speed) -> float:
     """The lower quartile; where all samples are in the same parts, that of each part, added up.
 
     Hardly an execution of seconds is disturbed nowhere, and the canary does not see it, so the median would be that of
-    disturbed executions. Not the fastest of each part: that depends on how many samples there are.
+    disturbed executions. The fastest of each part would depend on how many samples there are still more.
     """
-    factors = np.array([speed.factor(sample) for sample in samples])
+    samples = [sample for visit in visits for sample in visit]
     in_parts = samples[0].parts_ms and len({len(sample.parts_ms) for sample in samples}) == 1
     parts_ms = np.array([sample.parts_ms if in_parts else (sample.time_ms,) for sample in samples])
-    return float(np.quantile(parts_ms * factors[:, None], 0.25, axis=0).sum())
+    return float(np.quantile(parts_ms * speed.factors(visits)[:, None], 0.25, axis=0).sum())
 
 
-def relative_error(times_ms: Sequence[float]) -> float:
+def relative_error(times_ms: Sequence[float] | np.ndarray) -> float:
     """The standard error of their median, as a fraction of it."""
     low, median, high = np.percentile(times_ms, (25, 50, 75)).tolist()
     return _ERROR_OF_MEDIAN * (high - low) / (median * len(times_ms) ** 0.5)

@@ -19,7 +19,7 @@ class Pair:
     Attributes:
         architecture: as text, for `nas.Architecture.parse`.
         predicted_ms: by the table.
-        measured_ms: end to end, median.
+        measured_ms: end to end.
         drift: see `Row`.
     """
 

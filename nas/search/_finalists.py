@@ -23,7 +23,7 @@ NOISE = 0.01
 RESUMPTIONS = 2
 # While the full network takes longer than in the table the machine is disturbed. So many measurements at most.
 LOOKS = 3
-_EXTRA_SECONDS = 20.0  # a look's for what was disturbed
+_EXTRA_SECONDS = 20.0  # a look's for what is not settled
 _FULL = "full"
 
 Measure = Callable[["nn.Module"], float]

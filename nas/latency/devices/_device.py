@@ -36,7 +36,7 @@ class Runnable(Protocol):
 
 @runtime_checkable
 class RunnableInParts(Runnable, Protocol):
-    """A runnable that can say how the time of an execution divides, so that a long one need not be undisturbed."""
+    """A runnable that can say how the time of an execution divides: parts of long ones are judged one by one."""
 
     def run_parts_ms(self) -> tuple[float, ...]:
         """Execute once; the times of consecutive parts, the same ones every time, which add up to the whole."""
