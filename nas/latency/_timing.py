@@ -194,9 +194,9 @@ def is_settled(visits: Visited, speed: Speed, timing: Timing) -> bool:
 
 
 def relative_error_of(visits: Visited, speed: Speed) -> float:
-    """How unsure a module's time at one speed of the machine is, as a fraction of it; infinite with too few samples."""
+    """How unsure a module's time at one speed of the machine is, as a fraction of it; infinite of a single sample."""
     times_ms = _times_ms(visits) * speed.factors(visits)
-    return relative_error(times_ms) if len(times_ms) >= _FEWEST_TO_SETTLE else math.inf
+    return relative_error(times_ms) if len(times_ms) > 1 else math.inf
 
 
 def row_of(visits: Visited, speed: Speed) -> Row:
