@@ -5,7 +5,8 @@ those of simpler models: base and rows as measured one by one; the sum of the is
 fitted to the whole networks that were measured along with the table's rows, multiply-accumulates times a constant and a
 random forest on block counts. Each table is built in a process of its own, whose peak memory is reported. With
 `--together` the networks are measured in turns with the rows instead of afterwards, so that the errors are the table's
-own also where a machine is not as fast in one quarter of an hour as in the next. Run it on an otherwise idle machine:
+own also where a machine is not as fast in one quarter of an hour as in the next. With `--visits` the samples stay, and
+what was interrupted goes on where it stopped. Run it on an otherwise idle machine:
 
     python benchmarks/lut_accuracy.py --space sd15 --device torch-cpu --device openvino-cpu --json lut_accuracy.json
 
@@ -74,6 +75,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--max-seconds", type=float, default=Timing.max_seconds, help="for each row and each network")
     parser.add_argument("--passes", type=int, default=4, help="of the networks; with --together of all")
     parser.add_argument("--together", action="store_true", help="measure networks and rows in turns, in all passes")
+    parser.add_argument("--visits", type=Path, help="folder for all samples, as they are measured: goes on from there")
     parser.add_argument("--tables", type=Path, help="folder to write the validated tables to")
     parser.add_argument("--json", type=Path, help="file for all figures")
     arguments = parser.parse_args(argv)
@@ -107,14 +109,20 @@ def examine(name: str, device: str, arguments: argparse.Namespace) -> dict[str, 
         held_out=arguments.networks if together else 0,
         seed=arguments.seed,
         timing=timing,
+        visits=samples_in(arguments, f"{space.name}_{device}"),
     )
     result = described(table, time.perf_counter() - start)
     keep(table, arguments)
     if validated and not together:
         patient = replace(timing, passes=arguments.passes, max_seconds=2 * arguments.max_seconds, extra_seconds=120)
-        table.validate(networks=arguments.networks, seed=arguments.seed, timing=patient)
+        visits = samples_in(arguments, f"{space.name}_{device}_networks")
+        table.validate(networks=arguments.networks, seed=arguments.seed, timing=patient, visits=visits)
         keep(table, arguments)
     return result | judged(table) if validated else result
+
+
+def samples_in(arguments: argparse.Namespace, name: str) -> Path | None:
+    return arguments.visits and arguments.visits / f"{name}.jsonl"
 
 
 def keep(table: LatencyTable, arguments: argparse.Namespace) -> None:

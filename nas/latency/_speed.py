@@ -4,9 +4,11 @@ What is to be added up should have been measured at the same time, which it cann
 speed: there are other programs, other tenants of the same processor, its heat. Every sample knows the canary's time
 around it. How far what is measured goes along with that, the visits tell themselves: each module is visited at several
 speeds, and the logarithms of all visits' times are fitted to those of the canary's, a line for each module and one
-slope for all (an analysis of covariance). By that slope every sample is taken back to the speed that the machine had in
-the middle. Where the canary says nothing of what is measured the slope is near 0, and samples are left as they are.
-Where nothing was measured at two speeds the slope is taken for 1, of long executions for 0.
+slope for all that take about as long (an analysis of covariance, local in the logarithm of the time: on a compiled
+runtime the call of a small block is hardly slowed down by what slows down a whole network more than the canary). By
+that slope every sample is taken back to the speed that the machine had in the middle. Where the canary says nothing of
+what is measured the slope is near 0, and samples are left as they are. Where nothing was measured at two speeds the
+slope is taken for 1, of long executions for 0.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -29,10 +31,40 @@ LONG_MS = 500.0
 # What is taken for the slopes before anything was measured: a short execution is as slow as the canary around it. Such
 # changes of the canary's time as a clock's own noise makes, as a fraction, do not speak against that.
 _SLOPE, _LONG_SLOPE, _NOISE = 1.0, 0.0, 0.01
+# Nothing is believed to slow down so much more than the canary does.
+_STEEPEST = 2.0
+# What takes so many times as long (a factor of e) counts for exp(-1/2) as much.
+_ALIKE = 1.0
 # A canary that takes so many times as long as usual was interrupted; no machine is believed to be that slow.
 _INTERRUPTED = 2.0
 # Less than any clock shows.
 _NOTHING_MS = 1e-9
+
+
+class Line(NamedTuple):
+    """What one module's visits say of the slope.
+
+    Attributes:
+        log_ms: logarithm of its time, in the middle.
+        squares: sum over the visits of the squares of the canary's logarithms, from their mean.
+        products: that of their products with the logarithms of the times, from theirs.
+        noise: what to add to `squares`, and `expected` times to `products`, so that little is believed of changes that
+            a clock's noise makes.
+    """
+
+    log_ms: float
+    squares: float
+    products: float
+    noise: float
+
+    @classmethod
+    def of(cls, visits: Visited, canary_ms: float) -> Line:
+        """From a module's visits; `canary_ms` is the canary's usual time."""
+        canary = np.array([np.median(_logs(visit, canary_ms)) for visit in visits])
+        times = np.array([math.log(max(np.median([s.time_ms for s in visit]), _NOTHING_MS)) for visit in visits])
+        from_mean = canary - canary.mean()
+        products = float((from_mean * (times - times.mean())).sum())
+        return cls(float(np.median(times)), float((from_mean**2).sum()), products, len(visits) * _NOISE**2)
 
 
 @dataclass(frozen=True)
@@ -42,29 +74,42 @@ class Pace:
     Attributes:
         canary_ms: the canary's time around them at the speed that times are taken back to. Around long executions it
             runs many times in a row and is faster.
-        sensitivity: they take (canary's time / `canary_ms`) ** `sensitivity` times as long as at that speed; between 0
-            and 1.
+        expected: their sensitivity where the lines say nothing.
+        lines: what the modules say of it.
     """
 
     canary_ms: float
-    sensitivity: float
+    expected: float
+    lines: tuple[Line, ...] = ()
 
     @classmethod
     def of(cls, modules: Collection[Visited], *, expected: float) -> Pace:
         """From modules all of which are short, or long; `expected` is the sensitivity unless they say another."""
         canary_ms = _median_ms(modules)
-        squares = products = 0.0
-        for visits in modules:
-            canary = np.array([np.median(_logs(visit, canary_ms)) for visit in visits])
-            time = np.array([math.log(max(np.median([s.time_ms for s in visit]), _NOTHING_MS)) for visit in visits])
-            noise = len(visits) * _NOISE**2
-            squares += float(((canary - canary.mean()) ** 2).sum()) + noise
-            products += float(((canary - canary.mean()) * (time - time.mean())).sum()) + noise * expected
-        return cls(canary_ms, min(max(products / squares, 0.0), 1.0) if squares else expected)
+        return cls(canary_ms, expected, tuple(Line.of(visits, canary_ms) for visits in modules))
 
-    def factors(self, samples: Sequence[Sample]) -> np.ndarray:
-        """What the samples' times are to be taken times to be those at one speed."""
-        return np.exp(-self.sensitivity * _logs(samples, self.canary_ms))
+    @property
+    def sensitivity(self) -> float:
+        """Executions take (canary's time / `canary_ms`) ** `sensitivity` times as long, on the whole; from 0 to 2."""
+        return self._slope(np.ones(len(self.lines)))
+
+    def sensitivity_of(self, time_ms: float) -> float:
+        """The same of those that take about so long."""
+        away = np.array([line.log_ms for line in self.lines]) - math.log(max(time_ms, _NOTHING_MS))
+        return self._slope(np.exp(-0.5 * (away / _ALIKE) ** 2))
+
+    def factors(self, visits: Visited) -> np.ndarray:
+        """What the times of all samples of a module are to be taken times to be those at one speed."""
+        samples = [sample for visit in visits for sample in visit]
+        time_ms = float(np.median([sample.time_ms for sample in samples]))
+        return np.exp(-self.sensitivity_of(time_ms) * _logs(samples, self.canary_ms))
+
+    def _slope(self, weights: np.ndarray) -> float:
+        squares = sum(weight * (line.squares + line.noise) for weight, line in zip(weights, self.lines, strict=True))
+        if not squares:
+            return self.expected
+        products = [line.products + line.noise * self.expected for line in self.lines]
+        return min(max(float(weights @ products / squares), 0.0), _STEEPEST)
 
 
 @dataclass(frozen=True)
@@ -108,8 +153,7 @@ class Speed:
 
     def factors(self, visits: Visited) -> np.ndarray:
         """What the times of all samples of a module are to be taken times to be those at this speed."""
-        pace = self.long if is_long(visits) else self.short
-        return np.concatenate([pace.factors(visit) for visit in visits])
+        return (self.long if is_long(visits) else self.short).factors(visits)
 
 
 def is_long(visits: Visited) -> bool:

@@ -92,6 +92,20 @@ def test_networks_are_measured_along_with_the_rows_on_request(
     assert "at equal speed" not in text
 
 
+@pytest.mark.parametrize("together", [[], ["--together"]])
+def test_samples_are_kept_and_gone_on_from(
+    benchmark: ModuleType, found: Mapping[str, Any], tiny_space: SearchSpace, tmp_path: Path, together: list[str]
+) -> None:
+    tiny_space.save(tmp_path / "tiny.yaml")
+    options = ["--visits", str(tmp_path / "visits"), *together]
+    examined(benchmark, tmp_path, *options)
+    kept = {path: path.read_text() for path in (tmp_path / "visits").iterdir()}
+    assert len(kept) == (1 if together else 2)
+    again = examined(benchmark, tmp_path, *options)
+    assert {path: path.read_text() for path in kept} == kept
+    assert again["table"] == found["table"]
+
+
 def macs_of_mid_attention(batch: int) -> int:
     # 16 channels at 2 x 2 pixels, 5 tokens of width 12: projections in and out, self-attention, cross-attention,
     # feed-forward.
