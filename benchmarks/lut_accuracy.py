@@ -99,6 +99,8 @@ def examine(name: str, device: str, arguments: argparse.Namespace) -> dict[str, 
     together = validated and arguments.together
     if together:
         timing = replace(timing, passes=arguments.passes, extra_seconds=2 * timing.extra_seconds)
+    samples = samples_in(arguments, f"{space.name}_{device}")
+    resumed = samples is not None and samples.exists()
     start = time.perf_counter()
     table = LatencyTable.measure(
         space,
@@ -109,9 +111,9 @@ def examine(name: str, device: str, arguments: argparse.Namespace) -> dict[str, 
         held_out=arguments.networks if together else 0,
         seed=arguments.seed,
         timing=timing,
-        visits=samples_in(arguments, f"{space.name}_{device}"),
+        visits=samples,
     )
-    result = described(table, time.perf_counter() - start)
+    result = described(table, time.perf_counter() - start, resumed=resumed)
     keep(table, arguments)
     if validated and not together:
         patient = replace(timing, passes=arguments.passes, max_seconds=2 * arguments.max_seconds, extra_seconds=120)
@@ -232,8 +234,11 @@ def random_forest() -> Any:
 # What is reported.
 
 
-def described(table: LatencyTable, build_seconds: float) -> dict[str, Any]:
-    """What was measured how and in what time; a validation that the table has by now is part of that."""
+def described(table: LatencyTable, build_seconds: float, *, resumed: bool = False) -> dict[str, Any]:
+    """What was measured how and in what time; a validation that the table has by now is part of that.
+
+    What is `resumed` was measured in part before, and the time is that of the rest.
+    """
     full_ms, loading_seconds = table.latency_ms(table.space.full), float(table.provenance["loading_seconds"])
     return {
         "space": table.space.name,
@@ -246,6 +251,7 @@ def described(table: LatencyTable, build_seconds: float) -> dict[str, Any]:
         "full_ms": full_ms,
         "weights_gib": round(weights_gib(table.space, table.workload.precision), 3),
         "together": table.validation is not None,
+        "resumed": resumed,
         "build_seconds": round(build_seconds, 1),
         "loading_seconds": round(loading_seconds, 1),
         "build_forward_passes": round(1000 * build_seconds / full_ms, 1),
@@ -276,6 +282,8 @@ def heading(result: dict[str, Any]) -> list[str]:
         "" if peak is None else f", peak memory {peak:.2f} GiB (the network's weights: {result['weights_gib']:.2f})"
     )
     what = "built along with the held-out networks" if result["together"] else "built"
+    if result["resumed"]:
+        what = f"resumed (times are of the last part only), {what}"
     return [
         f"{result['space']}: {result['workload']}, {result['device']} on {machine['hardware']}, "
         f"{machine.get('cores', '?')} cores, {machine['threads']} threads, {runtime} {machine.get(runtime, '')}",

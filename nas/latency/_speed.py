@@ -49,23 +49,22 @@ class Line(NamedTuple):
         log_ms: logarithm of its time, in the middle.
         squares: sum over the visits of the squares of the canary's logarithms, from their mean.
         products: that of their products with the logarithms of the times, from theirs.
-        noise: what to add to `squares`, and `expected` times to `products`, so that little is believed of changes that
-            a clock's noise makes.
     """
 
     log_ms: float
     squares: float
     products: float
-    noise: float
 
     @classmethod
-    def of(cls, visits: Visited, canary_ms: float) -> Line:
-        """From a module's visits; `canary_ms` is the canary's usual time."""
+    def of(cls, visits: Visited, canary_ms: float, expected: float) -> Line:
+        """From a module's visits; see `Pace` for the canary's usual time and the slope that is expected."""
         canary = np.array([np.median(_logs(visit, canary_ms)) for visit in visits])
         times = np.array([math.log(max(np.median([s.time_ms for s in visit]), _NOTHING_MS)) for visit in visits])
         from_mean = canary - canary.mean()
-        products = float((from_mean * (times - times.mean())).sum())
-        return cls(float(np.median(times)), float((from_mean**2).sum()), products, len(visits) * _NOISE**2)
+        noise = len(visits) * _NOISE**2
+        squares = float((from_mean**2).sum()) + noise
+        products = float((from_mean * (times - times.mean())).sum()) + noise * expected
+        return cls(float(np.median(times)), squares, products)
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,7 @@ class Pace:
     def of(cls, modules: Collection[Visited], *, expected: float) -> Pace:
         """From modules all of which are short, or long; `expected` is the sensitivity unless they say another."""
         canary_ms = _median_ms(modules)
-        return cls(canary_ms, expected, tuple(Line.of(visits, canary_ms) for visits in modules))
+        return cls(canary_ms, expected, tuple(Line.of(visits, canary_ms, expected) for visits in modules))
 
     @property
     def sensitivity(self) -> float:
@@ -106,11 +105,9 @@ class Pace:
         return np.exp(-self.sensitivity_of(time_ms) * _logs(samples, self.canary_ms))
 
     def _slope(self, weights: np.ndarray) -> float:
-        squares = sum(weight * (line.squares + line.noise) for weight, line in zip(weights, self.lines, strict=True))
-        if not squares:
-            return self.expected
-        products = [line.products + line.noise * self.expected for line in self.lines]
-        return min(max(float(weights @ products / squares), 0.0), _STEEPEST)
+        squares = sum(weight * line.squares for weight, line in zip(weights, self.lines, strict=True))
+        products = sum(weight * line.products for weight, line in zip(weights, self.lines, strict=True))
+        return min(max(float(products / squares), 0.0), _STEEPEST) if squares else self.expected
 
 
 @dataclass(frozen=True)

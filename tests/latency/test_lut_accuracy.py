@@ -98,12 +98,16 @@ def test_samples_are_kept_and_gone_on_from(
 ) -> None:
     tiny_space.save(tmp_path / "tiny.yaml")
     options = ["--visits", str(tmp_path / "visits"), *together]
-    examined(benchmark, tmp_path, *options)
+    first = examined(benchmark, tmp_path, *options)
     kept = {path: path.read_text() for path in (tmp_path / "visits").iterdir()}
     assert len(kept) == (1 if together else 2)
     again = examined(benchmark, tmp_path, *options)
     assert {path: path.read_text() for path in kept} == kept
     assert again["table"] == found["table"]
+    # Its seconds are not those of a whole measurement.
+    assert (first["resumed"], again["resumed"]) == (False, True)
+    assert "last part only" in benchmark.report([again])
+    assert "last part only" not in benchmark.report([first])
 
 
 def macs_of_mid_attention(batch: int) -> int:
