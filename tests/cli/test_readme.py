@@ -1,4 +1,4 @@
-"""README's Python runs, and its commands are commands."""
+"""README's Python runs; its commands and those under docs/ are commands, and links lead somewhere."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ import nas
 from nas.cli._main import build_parser
 
 ROOT = Path(__file__).resolve().parents[2]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+README = ROOT / "README.md"
+PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, flags=re.DOTALL | re.MULTILINE)
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text("utf-8"), flags=re.DOTALL | re.MULTILINE)
 
 
 def hurried(monkeypatch: pytest.MonkeyPatch, name: str, **options: object) -> None:
@@ -28,7 +29,7 @@ def hurried(monkeypatch: pytest.MonkeyPatch, name: str, **options: object) -> No
 @pytest.mark.usefixtures("known_times")
 def test_the_python_example_runs(tiny_bundled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As written, but for a tiny model and table, few prompts and steps, and one round."""
-    (example,) = blocks("python")
+    (example,) = blocks(README, "python")
     assert 10 <= len(example.splitlines()) <= 15
     hurried(monkeypatch, "ClipScore", prompts=["a", "b"], steps=1)
     hurried(monkeypatch, "evolve", group_size=1.0, max_rounds=2)
@@ -41,13 +42,20 @@ def test_the_python_example_runs(tiny_bundled: Path, tmp_path: Path, monkeypatch
 
 
 def test_the_commands_parse() -> None:
-    lines = [shlex.split(line, comments=True) for block in blocks("bash") for line in block.splitlines()]
+    lines = [
+        shlex.split(line, comments=True)
+        for page in PAGES
+        for block in blocks(page, "bash")
+        for line in block.splitlines()
+    ]
     commands = [words[1:] for words in lines if words and Path(words[0]).name == "nas"]
     assert len(commands) >= 6
     for command in commands:
         build_parser().parse_args(command)
 
 
-def test_the_files_it_links_to_exist() -> None:
-    links = re.findall(r"\]\((?!http)([^)]+)\)", README)
-    assert [link for link in links if not (ROOT / link).exists()] == []
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_files_it_links_to_exist(page: Path) -> None:
+    links = re.findall(r"\]\((?!http)([^)]+)\)", page.read_text("utf-8"))
+    assert links
+    assert [link for link in links if not (page.parent / link).exists()] == []
