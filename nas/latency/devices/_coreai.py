@@ -21,6 +21,7 @@ from nas.errors import DeviceError, MissingRuntimeError
 from nas.latency.devices._apple import AppleDevice
 from nas.latency.devices._device import require_precision
 from nas.latency.devices._export import Exported, explained, export
+from nas.latency.devices._first_runs import after_first_runs
 from nas.latency.devices._machine import machine
 from nas.latency.devices._waiting import Waiting
 from nas.unet import with_attention
@@ -111,7 +112,8 @@ class CoreAIDevice(AppleDevice):
                 # Files of their own, so that instances do not share weights.
                 assets = [program.save_asset(opened.folder / f"{number}.aimodel") for number in range(instances)]
                 functions = [opened.function(asset) for asset in assets]
-                return CoreAIRunnable(functions, exported, opened, (self.name, precision))
+                runnable = CoreAIRunnable(functions, exported, opened, (self.name, precision))
+                return after_first_runs(runnable, instances)
         except BaseException:
             opened.close()
             raise

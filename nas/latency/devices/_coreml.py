@@ -28,6 +28,7 @@ from nas.latency.devices._coreml_program import (
     write_coreml,
 )
 from nas.latency.devices._coreml_runtime import CoreMLRuntime, LoadedProgram, MacRuntime, conditions_of, require_unit
+from nas.latency.devices._first_runs import after_first_runs
 
 if TYPE_CHECKING:
     import numpy as np
@@ -91,7 +92,8 @@ class CoreMLDevice(AppleDevice):
                 shutil.copytree(first, package)
             program = read_coreml(first)
             loaded = [self.runtime.load(package, self.unit) for package in (first, *others)]
-            return CoreMLRunnable(loaded, program, coreml_inputs(exported, program), folder)
+            runnable = CoreMLRunnable(loaded, program, coreml_inputs(exported, program), folder)
+            return after_first_runs(runnable, instances)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise

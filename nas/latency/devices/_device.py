@@ -84,6 +84,8 @@ class Device(Protocol):
     ) -> Runnable:
         """Make a module ready to run; the caller's module is left as it is.
 
+        Where an instance's first runs take longer than all later ones, they are behind it.
+
         Args:
             module: takes `module(*args, **kwargs)`.
             args: positional inputs; floating tensors are cast to the precision.

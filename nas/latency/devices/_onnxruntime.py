@@ -13,6 +13,7 @@ from nas.errors import DeviceError
 from nas.latency.devices._device import require_precision
 from nas.latency.devices._export import Exported, explained, export, quiet
 from nas.latency.devices._exporting import ExportedRunnable, ExportingDevice, needing
+from nas.latency.devices._first_runs import after_first_runs
 
 if TYPE_CHECKING:
     from torch import nn
@@ -82,9 +83,7 @@ class OnnxRuntimeDevice(ExportingDevice):
             path = self._written(exported, Path(folder), apart=apart)
             bound = [self._bound(self._session(path), exported) for _ in range(instances)]
             runnable = OnnxRuntimeRunnable(bound, exported, device=self.name, precision=precision)
-        for _ in range(_UNTYPICAL_RUNS * instances):
-            runnable.run_ms()
-        return runnable
+        return after_first_runs(runnable, instances, each=_UNTYPICAL_RUNS)
 
     def _written(self, exported: Exported, folder: Path, *, apart: bool) -> Path:
         path = folder / "module.onnx"

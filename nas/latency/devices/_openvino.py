@@ -17,6 +17,7 @@ from nas.errors import DeviceError
 from nas.latency.devices._device import require_precision
 from nas.latency.devices._export import Exported, explained, export, quiet
 from nas.latency.devices._exporting import ExportedRunnable, ExportingDevice, needing
+from nas.latency.devices._first_runs import after_first_runs
 from nas.workload import PRECISIONS
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class OpenVinoDevice(ExportingDevice):
 
     Left alone the plugin computes fp32 models in bf16 where the CPU can, so the precision is set; one that the plugin
     has no kernels for, and would replace by another, is refused. Each instance is compiled from weights of its own; the
-    inputs are bound once, and the outputs stay with the runtime.
+    inputs are bound once, and the outputs stay with the runtime. What is loaded has run once before it is timed.
 
     Args:
         threads: of inference; as many as torch uses when None.
@@ -78,7 +79,8 @@ class OpenVinoDevice(ExportingDevice):
             compiled = [self._compile(each, precision) for each in self._copies(model, instances)]
             self._note(compiled[0], precision)
             requests = [self._request(each, exported) for each in compiled]
-            return OpenVinoRunnable(requests, exported, device=self.name, precision=precision)
+            runnable = OpenVinoRunnable(requests, exported, device=self.name, precision=precision)
+        return after_first_runs(runnable, instances)
 
     def _require(self, precision: str) -> None:
         require_precision(precision)

@@ -39,6 +39,7 @@ _MEASURING = (
     "latency/_timing.py",
     "latency/_visits.py",
     "latency/devices/_coreml_runtime.py",
+    "latency/devices/_first_runs.py",
     "latency/devices/_machine.py",
     "latency/devices/_waiting.py",
     "latency/kit/_manifest.py",

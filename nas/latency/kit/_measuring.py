@@ -30,6 +30,7 @@ from nas.latency.devices._coreml_runtime import (
     require_unit,
     units_of,
 )
+from nas.latency.devices._first_runs import after_first_runs
 from nas.latency.kit._manifest import RESULTS, Manifest, Package, files_of, read_sealed, require_intact, write_sealed
 
 if TYPE_CHECKING:
@@ -120,7 +121,8 @@ class _Loading:
             shutil.rmtree(folder, ignore_errors=True)
             raise
         self._note(package, programs[0])
-        return _Programs(programs, _inputs_of(package), folder, len(programs) * _megabytes(path))
+        loaded = _Programs(programs, _inputs_of(package), folder, len(programs) * _megabytes(path))
+        return after_first_runs(loaded, package.instances)
 
     def placement(self, package: Package) -> dict[str, int]:
         """Operations on each unit. What was measured before an interruption is loaded once more for it."""

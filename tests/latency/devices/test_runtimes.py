@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,10 +23,14 @@ from nas.errors import DeviceError
 from nas.latency import Timing
 from nas.latency.devices import Device, RunnableInParts, get_device
 from nas.latency.devices._export import TensorsOnly, export
+from nas.latency.devices._exporting import ExportedRunnable
+from nas.latency.devices._onnxruntime import OnnxRuntimeRunnable
+from nas.latency.devices._openvino import OpenVinoRunnable
 from nas.unet import block_inputs, example_inputs, make_block, make_network
 from nas.workload import Workload
 
-NAMES = ("onnxruntime-cpu", "openvino-cpu")
+RUNNABLES = {"onnxruntime-cpu": OnnxRuntimeRunnable, "openvino-cpu": OpenVinoRunnable}
+NAMES = tuple(RUNNABLES)
 Subject = tuple[nn.Module, Iterable[Any], Mapping[str, Any]]
 
 
@@ -117,6 +122,24 @@ def test_openvino_refuses_precisions_that_the_cpu_has_not(monkeypatch: pytest.Mo
 def test_weights_of_all_instances_are_counted(device: Device) -> None:
     runnable = device.load(nn.Linear(256, 256), (torch.ones(1, 256),), {}, precision="fp32", instances=3)
     assert runnable.weight_mb == pytest.approx(3 * 4 * (256 * 256 + 256) / 2**20)
+
+
+@pytest.mark.parametrize(("name", "each"), [("onnxruntime-cpu", 2), ("openvino-cpu", 1)])
+def test_first_runs_of_every_instance_are_behind_what_is_loaded(
+    name: str, each: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[int] = []
+    execute = RUNNABLES[name].execute
+
+    def noted(self: ExportedRunnable, instance: object) -> None:
+        ran.append(id(instance))
+        execute(self, instance)
+
+    monkeypatch.setattr(RUNNABLES[name], "execute", noted)
+    runnable = get_device(name, threads=1).load(nn.Linear(2, 2), (torch.ones(1, 2),), {}, precision="fp32", instances=3)
+    assert Counter(Counter(ran).values()) == {each: 3}
+    runnable.run_ms()
+    assert ran[-1] == ran[0], "the first in turn is the next"
 
 
 def test_temporary_files_are_gone(device: Device, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
