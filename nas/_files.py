@@ -46,6 +46,18 @@ def remove_leftovers(path: str | os.PathLike[str]) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@contextmanager
+def unfinished_beside(path: str | os.PathLike[str], ending: str) -> Iterator[Path]:
+    """Give the path of a file beside `path` for work that is not done yet; it is removed when it is.
+
+    If the body fails, the file is left, to go on from.
+    """
+    target = Path(path)
+    unfinished = target.with_name(f"{target.name}.{ending}")
+    yield unfinished
+    unfinished.unlink(missing_ok=True)
+
+
 def _swap_in(temporary: Path, target: Path, folder: Path) -> None:
     # A folder that is not empty cannot be replaced in one rename: move it aside first, back if the second fails.
     if not target.is_dir():

@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nas._files import replacing, write_text_atomically
+from nas._files import replacing, unfinished_beside, write_text_atomically
 from nas._progress import say
 from nas.errors import BudgetError
 from nas.latency import LatencyTable, Timing
@@ -179,10 +179,10 @@ class _Job:
             return LatencyTable.load(path)
         length = self.pipe.tokenizer.model_max_length
         space = SearchSpace.from_unet(self.pipe.unet, name=MODEL, context_length=length)
-        visits = path.with_name(f"{path.name}.visits")
-        lut = LatencyTable.measure(space, device="torch-cpu", batch_size=2, timing=self.settings.timing, visits=visits)
-        lut.save(path)
-        visits.unlink(missing_ok=True)
+        options = {"device": "torch-cpu", "batch_size": 2, "timing": self.settings.timing}
+        with unfinished_beside(path, "visits") as visits:
+            lut = LatencyTable.measure(space, **options, visits=visits)
+            lut.save(path)
         return lut
 
     def evolve(self, lut: LatencyTable, budget_ms: float) -> Evolution:

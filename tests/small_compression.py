@@ -1,12 +1,14 @@
-"""Settings that do everything once and as little as possible, and made-up times."""
+"""Settings that do everything once and as little as possible, made-up times, and a look at what comes out."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from diffusers import DiffusionPipeline
 
 import nas
@@ -23,6 +25,7 @@ from nas.compression import (
 )
 from nas.latency import Row
 
+Compress = Callable[..., Compression]
 TEXT_MS, STEP_MS, DECODER_MS, SLIM_MS, UNET_MS = 3.0, 0.5, 40.0, 10.0, 20.0
 STEPS, FULL_STEPS = 2, 4
 # Leaves 25 ms for one run of the UNet: two texts, two steps, the slim decoder.
@@ -76,3 +79,17 @@ def compress_a_little(out: Path, photos: Path, **changes: Any) -> Compression:
         **changes,
     }
     return nas.compress(out=out, **options)
+
+
+def weights(result: Compression) -> dict[str, bytes]:
+    return {
+        str(file.relative_to(result.pipeline)): file.read_bytes() for file in result.pipeline.rglob("*.safetensors")
+    }
+
+
+def draw(folder: Path, *, guidance_scale: float = 5.0) -> tuple[DiffusionPipeline, torch.Tensor]:
+    """The stock pipeline with a picture of it."""
+    pipe = DiffusionPipeline.from_pretrained(folder, local_files_only=True)
+    pipe.set_progress_bar_config(disable=True)
+    options = {"num_inference_steps": STEPS, "guidance_scale": guidance_scale, "output_type": "pt"}
+    return pipe, pipe("abc", generator=torch.Generator().manual_seed(0), **options).images

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from nas._files import remove_leftovers, replacing, require_writable, write_text_atomically
+from nas._files import remove_leftovers, replacing, require_writable, unfinished_beside, write_text_atomically
 from nas.errors import StorageError
 
 
@@ -76,3 +76,20 @@ def test_what_a_killed_process_left_is_removed(tmp_path):
     assert len(list(tmp_path.iterdir())) == 3
     remove_leftovers(target)
     assert set(tmp_path.iterdir()) == {target, other}
+
+
+def test_unfinished_work_is_kept_until_it_is_finished(tmp_path):
+    def work(text, *, fails):
+        with unfinished_beside(tmp_path / "table.yaml", "visits") as unfinished:
+            before = unfinished.read_text() if unfinished.exists() else ""
+            unfinished.write_text(before + text)
+            if fails:
+                raise KeyboardInterrupt
+            (tmp_path / "table.yaml").write_text(before + text)
+
+    with pytest.raises(KeyboardInterrupt):
+        work("half ", fails=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["table.yaml.visits"]
+    work("the rest", fails=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["table.yaml"]
+    assert (tmp_path / "table.yaml").read_text() == "half the rest"

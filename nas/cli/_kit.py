@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from nas.cli._lut_reports import validation_document, validation_text
 from nas.cli._options import add_command, add_networks, add_workload
 from nas.cli._report import Report
 
@@ -91,4 +92,6 @@ def _import(options: argparse.Namespace) -> Report:
     lut = import_kit(options.kit, results=options.results)
     lut.save(options.out)
     document = {"file": options.out, "device": lut.device, "full_ms": lut.latency_ms(lut.space.full)}
-    return Report(document, f"{lut.name}: full network {document['full_ms']:.2f} ms; written to {options.out}")
+    document["validation"] = lut.validation and validation_document(lut.validation)
+    text = f"{lut.name}: full network {document['full_ms']:.2f} ms; written to {options.out}"
+    return Report(document, f"{text}\n{validation_text(lut.validation)}" if lut.validation else text)

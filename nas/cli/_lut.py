@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas.cli import _kit
-from nas.cli._lut_reports import breakdown_text, difference_document, difference_text
+from nas.cli._lut_reports import (
+    breakdown_text,
+    difference_document,
+    difference_text,
+    validation_document,
+    validation_text,
+)
 from nas.cli._options import add_command, add_networks, add_seed, add_workload
 from nas.cli._report import Report, columns
 from nas.cli._values import count
 
 if TYPE_CHECKING:
-    from nas.latency import LatencyTable, Validation
+    from nas.latency import LatencyTable
 
 # As in `nas.latency.devices.device_names()`, written again because importing that takes longer than parsing.
 DEVICES = (
@@ -30,7 +37,6 @@ DEVICES = (
     *(f"coreml-{phone}-{unit}" for phone in _kit.PHONES for unit in _kit.UNITS),
     "coreai-cpu",
 )
-_VALIDATION = ("mean_error", "worst_error", "within_5", "within_10", "spearman")
 
 
 def add_to(commands: Any) -> None:
@@ -88,35 +94,28 @@ def _add_file(parser: argparse.ArgumentParser, name: str = "file", metavar: str 
 
 
 def _build(options: argparse.Namespace) -> Report:
-    from nas._files import require_writable
+    from nas._files import require_writable, unfinished_beside
     from nas.latency import LatencyTable
     from nas.search_space import SearchSpace
 
     require_writable(options.out)
-    visits = _visits_beside(options.out, "visits")
-    lut = LatencyTable.measure(
-        SearchSpace.load(options.space),
-        device=options.device,
-        batch_size=options.batch_size,
-        height=options.height,
-        width=options.width,
-        precision=options.precision,
-        threads=options.threads,
-        whole_networks=options.whole_networks,
-        held_out=options.held_out,
-        seed=options.seed,
-        visits=visits,
-    )
-    lut.save(options.out)
-    visits.unlink(missing_ok=True)
+    with unfinished_beside(options.out, "visits") as visits:
+        lut = LatencyTable.measure(
+            SearchSpace.load(options.space),
+            device=options.device,
+            batch_size=options.batch_size,
+            height=options.height,
+            width=options.width,
+            precision=options.precision,
+            threads=options.threads,
+            whole_networks=options.whole_networks,
+            held_out=options.held_out,
+            seed=options.seed,
+            visits=visits,
+        )
+        lut.save(options.out)
     document = {"file": options.out, **_document(lut)}
     return Report(document, f"{_text(lut)}\n\nwritten to {options.out}")
-
-
-def _visits_beside(table: str | Path, ending: str) -> Path:
-    """The file that what is measured for a table is kept in until the table is written."""
-    path = Path(table)
-    return path.with_name(f"{path.name}.{ending}")
 
 
 def _show(options: argparse.Namespace) -> Report:
@@ -149,29 +148,27 @@ def _diff(options: argparse.Namespace) -> Report:
 
 
 def _validate(options: argparse.Namespace) -> Report:
-    from nas._files import require_writable
+    from nas._files import require_writable, unfinished_beside
     from nas.latency import LatencyTable, agreement
 
     lut, is_file = LatencyTable.load(options.file), Path(options.file).is_file()
     validated = lut.validation is not None
     if is_file:
         require_writable(options.file)
-    visits = _visits_beside(options.file, "validation") if is_file else None
-    validation = lut.validate(networks=options.networks, seed=options.seed, visits=visits)
-    judged = agreement(lut)
-    # What another machine says, or this one while it is busy, is better than nothing only.
-    stored = is_file and (judged.steady or not validated)
-    if stored:
-        lut.save(options.file)
-    if visits:
-        visits.unlink(missing_ok=True)
-    document = {name: getattr(validation, name) for name in _VALIDATION}
+    with unfinished_beside(options.file, "validation") if is_file else nullcontext() as visits:
+        validation = lut.validate(networks=options.networks, seed=options.seed, visits=visits)
+        judged = agreement(lut)
+        # What another machine says, or this one while it is busy, is better than nothing only.
+        stored = is_file and (judged.steady or not validated)
+        if stored:
+            lut.save(options.file)
+    document = validation_document(validation)
     document |= {"networks": options.networks, "seed": options.seed}
     document |= {"agrees": judged.agrees, "drift": judged.drift, "verdict": str(judged)}
     document |= {"mean_error_at_equal_speed": judged.mean_error_at_equal_speed}
     document["stored"] = stored
     kept = "" if stored or not is_file else f"\n{options.file} keeps the validation that it had"
-    return Report(document, f"{_validation_text(validation)}\n{judged}{kept}")
+    return Report(document, f"{validation_text(validation)}\n{judged}{kept}")
 
 
 def _document(lut: LatencyTable) -> dict[str, Any]:
@@ -183,7 +180,7 @@ def _document(lut: LatencyTable) -> dict[str, Any]:
         "in_context": lut.in_context,
         "rows": {signature: vars(row) for signature, row in lut.rows.items()},
         "provenance": lut.provenance,
-        "validation": lut.validation and {name: getattr(lut.validation, name) for name in _VALIDATION},
+        "validation": lut.validation and validation_document(lut.validation),
     }
 
 
@@ -199,16 +196,8 @@ def _text(lut: LatencyTable) -> str:
         columns(((name, value) for name, value in lut.provenance.items())),
         columns(rows, header=("row", "ms", "spread ms", "runs")),
         f"full network: {lut.latency_ms(lut.space.full):.2f} ms, blocks in it {lut.in_context:.3f} times their rows",
-        _validation_text(lut.validation)
+        validation_text(lut.validation)
         if lut.validation
         else "not validated on whole networks yet: nas lut validate FILE",
     ]
     return "\n\n".join(parts)
-
-
-def _validation_text(validation: Validation) -> str:
-    return (
-        f"whole networks: mean error {validation.mean_error:.1%}, worst {validation.worst_error:.1%}; "
-        f"{validation.within_5:.0%} within ±5 %, {validation.within_10:.0%} within ±10 %; "
-        f"rank correlation {validation.spearman:.3f}"
-    )

@@ -1,4 +1,4 @@
-"""What `nas lut show` and `nas lut diff` print of a table's parts and of two tables' difference."""
+"""What `nas lut` prints of a table's parts, of its validation and of two tables' difference."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 from nas.cli._report import columns
 
 if TYPE_CHECKING:
-    from nas.latency import Difference, LatencyTable, Part, RowDifference
+    from nas.latency import Difference, LatencyTable, Part, RowDifference, Validation
+
+_VALIDATION = ("mean_error", "worst_error", "within_5", "within_10", "spearman")
 
 
 def breakdown_text(lut: LatencyTable, parts: Sequence[Part]) -> str:
@@ -81,3 +83,17 @@ def _verdict(found: Difference) -> str:
         return f"{start} No block is relatively dearer there."
     names = "; ".join(f"{row.signature} ({row.relative - 1:+.0%})" for row in found.dearer[:3])
     return f"{start} Relatively dearer there are {len(found.dearer)} kinds of blocks, foremost {names}."
+
+
+def validation_document(validation: Validation) -> dict[str, Any]:
+    """Its figures, by name."""
+    return {name: getattr(validation, name) for name in _VALIDATION}
+
+
+def validation_text(validation: Validation) -> str:
+    """The same as a sentence."""
+    return (
+        f"whole networks: mean error {validation.mean_error:.1%}, worst {validation.worst_error:.1%}; "
+        f"{validation.within_5:.0%} within ±5 %, {validation.within_10:.0%} within ±10 %; "
+        f"rank correlation {validation.spearman:.3f}"
+    )

@@ -21,7 +21,8 @@ class Row:
         spread_ms: their interquartile range, in ms.
         count: timed executions.
         drift: how far that speed is from the one asked for, by the time of the canary (a small fixed workload that is
-            timed around each sample), as a signed fraction: 0.03 says that the machine was 3 % slower.
+            timed around each sample), as a signed fraction: 0.03 says that the machine was 3 % slower. 0
+            where none was asked for, as in a table.
 
     Raises:
         TableError: a time that no clock can have shown.

@@ -56,7 +56,8 @@ class Timing:
         warm_up_ms: executions before the first sample of a visit, at least one, by the same clocks; of what takes
             `max_seconds` itself the first execution counts.
         extra_seconds: time for visiting again, after all passes, what is not settled when it is taken back to one speed
-            of the machine, to twice `target_error`. It is for everything together that is measured in one go.
+            of the machine, to twice `target_error`. It is for everything together that is measured in one go; loading
+            does not count.
         passes: how often everything is measured in turn, there and back, the time divided among them; when None as
             often as making the modules anew is cheap.
 

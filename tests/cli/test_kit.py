@@ -70,6 +70,9 @@ def test_a_table_goes_through_a_kit(
     assert found["device"] == lut.device == "pretended-ipad-all+thrift"
     assert (lut.workload.precision, len(lut.wholes)) == ("fp16", 2)
     assert (len(lut.validation.pairs), lut.validation.seed) == (3, 4)
+    assert found["validation"]["mean_error"] == lut.validation.mean_error
+    said = nas_command("lut", "import", kit, "--out", file).out
+    assert f"mean error {lut.validation.mean_error:.1%}" in said
 
 
 def test_a_folder_that_is_no_kit_is_said_so(nas_command: Run, pretended: dict[str, object], tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,11 @@ import pytest
 import torch
 from conftest_pipeline import CONTEXT_LENGTH
 from PIL import Image
-from small_compression import compress_a_little, make_up_times
+from small_compression import Compress, compress_a_little, make_up_times
 from tables import table_of, with_few_choices
 
 from nas import LatencyTable, SearchSpace
 from nas.compression import Compression
-
-Compress = Callable[..., Compression]
 
 
 @pytest.fixture(autouse=True)

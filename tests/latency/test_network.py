@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import copy
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
 from nas import LatencyTable, SearchSpace, Workload
-from nas.errors import DeviceError, ModelError
-from nas.latency import Timing, measure_network_ms
-from nas.latency.devices import Device
+from nas.errors import DeviceError, ModelError, TableError
+from nas.latency import Timing, Validation, measure_network_ms
+from nas.latency.devices import Device, Runnable
 from nas.latency.testing import FakeDevice
 from nas.unet import make_network
 
@@ -49,3 +53,23 @@ def test_the_tables_device_must_be_here(fake_table: LatencyTable, tiny_unet: UNe
 def test_what_is_no_unet_is_refused(fake_table: LatencyTable) -> None:
     with pytest.raises(ModelError, match="Linear"):
         measure_network_ms(torch.nn.Linear(2, 2), fake_table, device=FakeDevice())
+
+
+def test_an_interrupted_validation_goes_on_to_the_same_figures(fake_table: LatencyTable, tmp_path: Path) -> None:
+    class Stopping(FakeDevice):
+        def load(self, *args: object, **kwargs: object) -> Runnable:
+            if len(self.loaded) == 5:
+                raise KeyboardInterrupt
+            return super().load(*args, **kwargs)
+
+    def validate(device: FakeDevice, **options: Any) -> Validation:
+        return copy.copy(fake_table).validate(networks=4, device=device, visits=tmp_path / "visits", **options)
+
+    whole = copy.copy(fake_table).validate(networks=4, device=FakeDevice())
+    with pytest.raises(KeyboardInterrupt):
+        validate(Stopping())
+    with pytest.raises(TableError, match="another measurement"):
+        validate(FakeDevice(), seed=1)
+    rest = FakeDevice()
+    assert validate(rest).pairs == whole.pairs
+    assert 1 < len(rest.loaded) < 1 + 2 * 5 + 1
