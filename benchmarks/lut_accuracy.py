@@ -290,7 +290,7 @@ def heading(result: dict[str, Any]) -> list[str]:
         f"base {result['base_ms']:.1f} ms, full {result['full_ms']:.1f} ms; {result['rows']} rows, "
         f"the middle half of the canary's times {result['canary_spread']:.1%} apart",
         f"{what} in {result['build_seconds']} s, {result['build_forward_passes']} forward passes; without the "
-        f"{result['loading_seconds']} s of export, compilation and copying "
+        f"{result['loading_seconds']} s of export, compilation, copying and first runs "
         f"{result['build_forward_passes_without_loading']}{memory}",
     ]
 

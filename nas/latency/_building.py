@@ -82,11 +82,11 @@ def table_of(
         space: whose blocks were measured.
         workload: what for.
         built: what was measured.
-        provenance: device, workload and conditions; among them "attention", the attention processors as diffusers calls
-            them, and "loading_seconds", which the device spent on what it loads: exporting and compiling where it
-            does, else copying; of a measurement that was interrupted, since then. Where a device says on which units
-            operations run, "operations"; not of a measurement that was interrupted, of which a part was loaded before.
-        seed: of the networks held out.
+        provenance: device, workload and conditions; among them "attention", the attention processors as diffusers
+            calls them, and "loading_seconds", which the device spent on what it loads: exporting, compiling and first
+            runs where it does, else copying; of a measurement that was interrupted, since then. Where a device says on
+            which units operations run, "operations"; not of a measurement that was interrupted, of which a part was
+            loaded before. seed: of the networks held out.
 
     Raises:
         TableError: the base is above a whole network.
