@@ -15,6 +15,9 @@ from nas.sampling import require_whole_number
 from nas.training._checkpoint import load_checkpoint, save_checkpoint
 from nas.training._settings import Settings, make_optimizer
 
+# How torch names in a `state_dict` what a module keeps besides weights.
+_NO_WEIGHT = "_extra_state"
+
 
 class Run:
     """Network, optimizer, average and losses; read from the checkpoint where there is one, written when one is due.
@@ -138,7 +141,8 @@ class Run:
 
 
 def _shapes(weights: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(value.shape) for name, value in weights.items()}
+    # What a module keeps besides weights, such as the step that a supernet is at, takes more bytes as it goes on.
+    return {name: tuple(value.shape) for name, value in weights.items() if not name.endswith(_NO_WEIGHT)}
 
 
 def _fingerprint(weights: dict[str, Tensor]) -> str:
