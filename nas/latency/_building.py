@@ -86,7 +86,8 @@ def table_of(
             calls them, and "loading_seconds", which the device spent on what it loads: exporting, compiling and first
             runs where it does, else copying; of a measurement that was interrupted, since then. Where a device says on
             which units operations run, "operations"; not of a measurement that was interrupted, of which a part was
-            loaded before. seed: of the networks held out.
+            loaded before.
+        seed: of the networks held out.
 
     Raises:
         TableError: the base is above a whole network.
